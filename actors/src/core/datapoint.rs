@@ -1,0 +1,53 @@
+//! One measurement, and the ways in which bytes fail to be one.
+
+/// A datapoint as a sender wrote it: nothing about it has been judged yet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Datapoint<'a> {
+    /// The metric's name: usually UTF-8, but any bytes may come.
+    pub name: &'a [u8],
+    /// Seconds since the epoch, fractions allowed. -1 means "now"; NaN and infinities may come.
+    pub timestamp: f64,
+    /// The measured value; NaN and infinities may come.
+    pub value: f64,
+}
+
+/// Something on the wire that never became a datapoint, with enough of it to show an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed<'a> {
+    /// What was wrong: the `reason` under which it is counted.
+    pub reason: Reason,
+    /// The offending bytes, cut to [`SAMPLE_BYTES_MAX`].
+    pub sample: &'a [u8],
+}
+
+/// How much of an offending line or frame is kept for the log.
+pub const SAMPLE_BYTES_MAX: usize = 64;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $label:literal,)*) => {
+        /// Why bytes did not become a datapoint.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason, in the order in which they are shown.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The name under which it is counted: `malformed{reason="..."}`.
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A line that has not exactly three fields.
+    LineFields = "line_fields",
+    /// A line whose value or timestamp is no number.
+    LineNumber = "line_number",
+    /// A line over 16,384 bytes.
+    LineTooLong = "line_too_long",
+    /// A connection that ended within a frame, or within a line that is no whole datapoint.
+    Truncated = "truncated",
+}

@@ -1,0 +1,2 @@
+//! Everything that decides, with no runtime, clock, socket, log or randomness in it: they come in as arguments.
+pub mod datapoint;

@@ -1,0 +1,2 @@
+//! The actors of blueflood-forward.
+pub mod core;

@@ -1,0 +1,1 @@
+//! The program around the actors: settings, commands, logging.

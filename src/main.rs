@@ -1,0 +1,2 @@
+//! blueflood-forward: Graphite metrics in, Blueflood out, nothing lost.
+fn main() {}
