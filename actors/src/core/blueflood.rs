@@ -1,0 +1,301 @@
+//! Owns Blueflood's contract: what each answer to an ingest POST means, and which rows it names.
+//! It never decides what happens next; that is [`super::outbox`].
+//!
+//! Everything here was measured on the real server (`shared/contract/blueflood.md`).
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::Deserialize;
+
+use super::row::RowsRef;
+
+/// Bytes of a body, after inflation, over which Blueflood does not answer at all (2.6).
+pub const BODY_BYTES_MAX: usize = 1_048_576;
+
+/// The longest `Retry-After` that is obeyed: a typing error of an operator must not stop us for a year.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// What one POST came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Every row is stored.
+    Stored,
+    /// Blueflood's store timed out: perhaps stored, and writing the same again is harmless (5).
+    Unconfirmed,
+    /// The named rows are refused, the rest is stored.
+    StoredExcept(Vec<RowError>),
+    /// Some rows are refused, but the answer does not say which.
+    StoredExceptUnknown,
+    /// Nothing is stored, and the named rows are why.
+    Refused(Vec<RowError>),
+    /// Nothing is stored, and the answer does not say which row is why.
+    RefusedWhole(String),
+    /// The token is missing, wrong or out of date.
+    Unauthorized,
+    /// The body is too large for something on the way.
+    TooLarge,
+    /// A setting of ours must be wrong: nothing will pass until somebody changes it.
+    Misconfigured(String),
+    /// Nothing that Blueflood is known to answer: nothing will pass until somebody looks.
+    Unexpected(String),
+    /// A failure that passes by itself.
+    Unavailable {
+        /// What was seen, for the log.
+        cause: String,
+        /// Blueflood's own word on when to come back.
+        retry_after: Option<Duration>,
+    },
+    /// No whole answer came: the rows may be stored or not, and sending them again is harmless.
+    NoAnswer {
+        /// What was seen, for the log.
+        cause: String,
+        /// Whether it can come of the body's size: a time-out, or a pipe broken while it was sent (2.6).
+        may_be_size: bool,
+    },
+}
+
+/// One row that Blueflood names in an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    /// The row's metric name.
+    pub name: String,
+    /// The row's `collectionTime`, in milliseconds.
+    pub time_ms: i64,
+    /// The field that is wrong, as Blueflood names it: `collectionTime`, `ttlInSeconds` and so on.
+    pub field: String,
+    /// Blueflood's own words.
+    pub message: String,
+}
+
+/// An answer as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Retry-After`.
+    pub retry_after: Option<&'a str>,
+    /// The body, or as much of it as came.
+    pub body: &'a [u8],
+    /// Our clock, for the form of `Retry-After` that is a date.
+    pub now: SystemTime,
+}
+
+/// What an answer means: the table in the README.
+pub fn classify(answer: &Answer<'_>) -> Verdict {
+    let status = answer.status;
+    match status {
+        200 | 201 | 204 => Verdict::Stored,
+        202 => Verdict::Unconfirmed,
+        207 => match Errors::read(answer.body) {
+            Some(Errors { rows, .. }) if !rows.is_empty() => Verdict::StoredExcept(rows),
+            _ => Verdict::StoredExceptUnknown,
+        },
+        400 => match Errors::read(answer.body) {
+            Some(Errors { rows, whole: None }) if !rows.is_empty() => Verdict::Refused(rows),
+            Some(Errors { whole: Some(message), .. }) => Verdict::RefusedWhole(message),
+            _ => Verdict::RefusedWhole(describe(answer)),
+        },
+        401 => Verdict::Unauthorized,
+        413 | 417 => Verdict::TooLarge,
+        300..=399 | 403 | 404 | 405 => Verdict::Misconfigured(describe(answer)),
+        // 501 is a method that Blueflood does not know, so no failure of its store.
+        501 => Verdict::Unexpected(describe(answer)),
+        408 | 429 | 500..=599 => Verdict::Unavailable {
+            cause: describe(answer),
+            retry_after: answer.retry_after.and_then(|header| retry_after(header, answer.now)),
+        },
+        _ => Verdict::Unexpected(describe(answer)),
+    }
+}
+
+/// `Retry-After` in both its forms, seconds and a date (RFC 9110, 10.2.3).
+fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
+    let header = header.trim();
+    let wait = match header.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(header).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// The status and the first words of the body, in one line that is safe in a log.
+fn describe(answer: &Answer<'_>) -> String {
+    const WORDS_MAX: usize = 200;
+    let message = match Errors::read(answer.body) {
+        Some(Errors { whole: Some(message), .. }) => message,
+        _ => String::from_utf8_lossy(answer.body.get(..WORDS_MAX).unwrap_or(answer.body)).into_owned(),
+    };
+    let words: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect();
+    let words = words.trim();
+    if words.is_empty() { format!("HTTP {}", answer.status) } else { format!("HTTP {}: {words}", answer.status) }
+}
+
+/// The list of errors in a body.
+struct Errors {
+    rows: Vec<RowError>,
+    /// An error that names no row.
+    whole: Option<String>,
+}
+
+impl Errors {
+    fn read(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Body {
+            errors: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Entry {
+            timestamp: Option<i64>,
+            metric_name: Option<String>,
+            source: Option<String>,
+            message: Option<String>,
+        }
+        let body: Body = serde_json::from_slice(body).ok()?;
+        let mut errors = Errors { rows: Vec::new(), whole: None };
+        for entry in body.errors {
+            let message = entry.message.unwrap_or_default();
+            match (entry.timestamp, entry.metric_name) {
+                (Some(time_ms), Some(name)) => errors.rows.push(RowError {
+                    name,
+                    time_ms,
+                    field: entry.source.unwrap_or_default(),
+                    message,
+                }),
+                _ => errors.whole = Some(message),
+            }
+        }
+        Some(errors)
+    }
+}
+
+/// The rows of a payload, told apart by an answer that names some of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Sorted<'a> {
+    /// Rows that the answer names, each with the error that names it. Rows of one name and one time share
+    /// their fate: Blueflood keeps one of them only.
+    pub named: Vec<(&'a [u8], RowError)>,
+    /// The others.
+    pub unnamed: Vec<&'a [u8]>,
+    /// How many of the answer's errors name no row of this payload.
+    pub unmatched: usize,
+}
+
+/// Finds the rows that `errors` name.
+pub fn sort<'a>(rows: RowsRef<'a>, errors: &[RowError]) -> Sorted<'a> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Row {
+        collection_time: i64,
+        metric_name: String,
+    }
+    let rows: Vec<(&[u8], Option<Row>)> =
+        rows.iter().map(|text| (text, serde_json::from_slice(text).ok())).collect();
+    let mut wanted: HashMap<(&str, i64), (&RowError, bool)> = HashMap::with_capacity(errors.len());
+    for error in errors {
+        wanted.entry((error.name.as_str(), error.time_ms)).or_insert((error, false));
+    }
+    let mut sorted = Sorted::default();
+    for (text, row) in &rows {
+        let found =
+            row.as_ref().and_then(|row| wanted.get_mut(&(row.metric_name.as_str(), row.collection_time)));
+        match found {
+            Some((error, seen)) => {
+                *seen = true;
+                sorted.named.push((text, RowError::clone(error)));
+            }
+            None => sorted.unnamed.push(text),
+        }
+    }
+    sorted.unmatched = wanted.values().filter(|(_, seen)| !seen).count();
+    sorted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::core::chunk::tests::rows;
+
+    fn verdict(status: u16, body: &str) -> Verdict {
+        classify(&Answer { status, retry_after: None, body: body.as_bytes(), now: UNIX_EPOCH })
+    }
+
+    const WHOLE: &str = r#"{"errors":[{"tenantId":"bb","timestamp":null,"metricName":"","source":null,"message":"Cannot parse content"}]}"#;
+    const TTL: &str = r#"{"errors":[{"tenantId":"bb","timestamp":1795546551915,"metricName":"bb.mixed.badttl","source":"ttlInSeconds","message":"must be between 1 and 2147483647"}]}"#;
+
+    fn ttl_error() -> RowError {
+        RowError {
+            name: "bb.mixed.badttl".into(),
+            time_ms: 1_795_546_551_915,
+            field: "ttlInSeconds".into(),
+            message: "must be between 1 and 2147483647".into(),
+        }
+    }
+
+    #[test]
+    fn the_answers_of_the_real_blueflood_mean_what_the_table_says() {
+        assert_eq!(verdict(200, ""), Verdict::Stored);
+        assert_eq!(verdict(202, WHOLE), Verdict::Unconfirmed);
+        assert_eq!(verdict(207, TTL), Verdict::StoredExcept(vec![ttl_error()]));
+        assert_eq!(verdict(400, TTL), Verdict::Refused(vec![ttl_error()]));
+        assert_eq!(verdict(400, WHOLE), Verdict::RefusedWhole("Cannot parse content".into()));
+        assert_eq!(verdict(401, ""), Verdict::Unauthorized);
+        for status in [413, 417] {
+            assert_eq!(verdict(status, ""), Verdict::TooLarge);
+        }
+        for status in [301, 302, 307, 308, 403, 404, 405] {
+            assert!(matches!(verdict(status, ""), Verdict::Misconfigured(_)), "{status}");
+        }
+        for status in [100, 203, 206, 402, 406, 415, 418, 501, 600] {
+            assert!(matches!(verdict(status, ""), Verdict::Unexpected(_)), "{status}");
+        }
+        for status in [408, 429, 500, 502, 503, 504, 599] {
+            assert!(matches!(verdict(status, ""), Verdict::Unavailable { .. }), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        for body in ["", "No valid metrics", "{\"errors\":[", "{\"errors\":[]}", WHOLE, "null", "[]"] {
+            assert_eq!(verdict(207, body), Verdict::StoredExceptUnknown, "{body}");
+            assert!(matches!(verdict(400, body), Verdict::RefusedWhole(_)), "{body}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_obeyed_in_both_its_forms_and_within_bounds() {
+        let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let wait = |header| match classify(&Answer { status: 429, retry_after: Some(header), body: b"", now }) {
+            Verdict::Unavailable { retry_after, .. } => retry_after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(wait("120"), Some(Duration::from_secs(120)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(Duration::from_secs(60)));
+        assert_eq!(wait("Sun, 06 Nov 1994 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("99999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn what_stands_in_a_log_is_one_short_line() {
+        let Verdict::Unavailable { cause, .. } = verdict(503, &"a\nb".repeat(1000)) else { panic!() };
+        assert!(cause.starts_with("HTTP 503: a ba b") && cause.len() < 300 && !cause.contains('\n'), "{cause}");
+        assert!(matches!(verdict(500, WHOLE), Verdict::Unavailable { cause, .. } if cause == "HTTP 500: Cannot parse content"));
+    }
+
+    #[test]
+    fn rows_are_found_by_name_and_time_and_duplicates_share_their_fate() {
+        let mut all = rows("a", 3);
+        all.append(rows("a", 2).as_ref());
+        let error = |name: &str, time_ms| RowError { name: name.into(), time_ms, ..ttl_error() };
+        let errors = [error("a.1", 1_700_000_000_000), error("a.2", 1), error("nobody", 1_700_000_000_000)];
+        let sorted = sort(all.as_ref(), &errors);
+        assert_eq!((sorted.named.len(), sorted.unnamed.len(), sorted.unmatched), (2, 3, 2));
+        assert!(sorted.named.iter().all(|(_, error)| error.name == "a.1"));
+    }
+}
