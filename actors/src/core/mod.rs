@@ -1,12 +1,13 @@
 //! Everything that decides, with no runtime, clock, socket, log or randomness in it: they come in as arguments.
 //!
 //! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
-//! On the way out: chunks become a [`payload`], its answer a verdict ([`blueflood`]). [`backoff`] says how long
-//! to wait between two tries, and the [`ledger`] where every datapoint is.
+//! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
+//! verdict of [`blueflood`]. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
 pub mod backoff;
 pub mod blueflood;
 pub mod chunk;
 pub mod datapoint;
 pub mod ledger;
+pub mod outbox;
 pub mod payload;
 pub mod row;
