@@ -1,2 +1,3 @@
 //! The actors of blueflood-forward.
 pub mod core;
+pub mod spool;

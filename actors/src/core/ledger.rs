@@ -33,6 +33,8 @@ pub struct Ledger {
     pub malformed: ByReason,
     /// Beside the law: delivered, though Blueflood only ever answered 202.
     pub unconfirmed: u64,
+    /// Beside the law: dead letters that made room for newer ones.
+    pub dead_letters_discarded: u64,
     /// Beside the law: names with bytes that were not UTF-8 and were replaced.
     pub names_replaced: u64,
 }
@@ -118,6 +120,16 @@ impl Ledger {
         self.unconfirmed = self.unconfirmed.saturating_add(settled.unconfirmed);
         merge(&mut self.refused, &settled.refused);
         merge(&mut self.dropped, &settled.dropped);
+    }
+
+    /// Refused rows are in the spool again, to be sent once more.
+    pub fn replayed(&mut self, refused: &ByReason) {
+        for (reason, &n) in refused {
+            if let Some(counter) = self.refused.get_mut(reason) {
+                *counter = counter.saturating_sub(n);
+            }
+        }
+        self.spooled = self.spooled.saturating_add(sum(refused));
     }
 
     /// Held here: in hand and in the spool.

@@ -11,3 +11,4 @@ pub mod ledger;
 pub mod outbox;
 pub mod payload;
 pub mod row;
+pub mod settlement;

@@ -128,8 +128,13 @@ pub enum Event {
         /// Which.
         parcel: ParcelId,
     },
-    /// The spool dropped these by its policy.
-    Dropped(Vec<ChunkId>),
+    /// The spool has none of these chunks any more: it dropped them by its policy.
+    Gone {
+        /// Which.
+        parcel: ParcelId,
+    },
+    /// The spool's newest chunk, whoever put it there: a replay of dead letters does it without us.
+    Seen(ChunkId),
     /// The daemon stops: all that is here is due.
     Drain,
     /// Time has passed.
@@ -299,6 +304,8 @@ pub struct Outbox {
     /// Chunks up to this one leave even in a payload that is not full.
     due_up_to: ChunkId,
     newest: ChunkId,
+    /// A newer chunk that we were not told of.
+    unknown: Option<ChunkId>,
 
     in_flight: BTreeMap<ParcelId, Parcel>,
     settling: BTreeMap<ParcelId, Parcel>,
@@ -328,6 +335,7 @@ impl Outbox {
             refill_stale: false,
             due_up_to: newest.unwrap_or(0),
             newest: newest.unwrap_or(0),
+            unknown: None,
             in_flight: BTreeMap::new(),
             settling: BTreeMap::new(),
             aside: BTreeMap::new(),
@@ -367,7 +375,10 @@ impl Outbox {
                     self.aside.insert(parcel, failed);
                 }
             }
-            Event::Dropped(ids) => self.dropped(&ids),
+            Event::Gone { parcel } => {
+                self.in_flight.remove(&parcel);
+            }
+            Event::Seen(newest) => self.seen(newest),
             Event::Drain => self.draining = true,
             Event::Tick => {}
         }
@@ -437,6 +448,20 @@ impl Outbox {
         }
     }
 
+    fn seen(&mut self, newest: ChunkId) {
+        // Once is no news: our own chunk may be seen there before we are told of it.
+        if newest > self.newest && self.unknown.replace(newest) == Some(newest) {
+            self.newest = newest;
+            self.due_up_to = newest;
+            self.more = true;
+            self.refill_stale = self.refilling;
+            if self.limits.newest_first {
+                self.window.clear();
+                self.cursor = None;
+            }
+        }
+    }
+
     fn refill(&mut self, actions: &mut Vec<Action>) {
         if self.more && !self.refilling && self.window.len() < WINDOW_LOW {
             self.refilling = true;
@@ -458,18 +483,6 @@ impl Outbox {
                 self.window.insert(meta.id, meta);
             }
         }
-    }
-
-    fn dropped(&mut self, ids: &[ChunkId]) {
-        for id in ids {
-            self.window.remove(id);
-        }
-        let ids: HashSet<_> = ids.iter().copied().collect();
-        // One in flight is left alone: the spool counts what it still has when it settles.
-        self.aside.retain(|_, parcel| {
-            parcel.chunks.retain(|meta| !ids.contains(&meta.id));
-            !parcel.chunks.is_empty()
-        });
     }
 
     fn parcels(&self) -> impl Iterator<Item = &Parcel> {

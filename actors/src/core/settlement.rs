@@ -1,0 +1,149 @@
+//! Owns what becomes of each row of a parcel once its fate is known.
+//! It never touches the spool: what it says is carried out there, in one transaction.
+
+use super::{
+    blueflood::{self, RowError},
+    outbox::Fate,
+    row::{Rows, RowsRef},
+};
+
+/// A refused row, to be kept with Blueflood's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The row as it was sent.
+    pub row: Vec<u8>,
+    /// The `reason` under which it is counted.
+    pub reason: &'static str,
+    /// Blueflood's words.
+    pub message: String,
+}
+
+/// Where each row goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settlement {
+    /// Rows that Blueflood stored.
+    pub delivered: u64,
+    /// Rows that it refused.
+    pub refused: Vec<DeadLetter>,
+    /// Rows that need another try, each group by itself.
+    pub requeued: Vec<Rows>,
+    /// Errors of the answer that name no row of the parcel.
+    pub unmatched: usize,
+}
+
+/// Carries a fate out on the rows of a parcel.
+pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
+    match fate {
+        Fate::Delivered { .. } => Settlement { delivered: rows.count.into(), ..Settlement::default() },
+        Fate::DeliveredExcept(errors) => {
+            let sorted = blueflood::sort(rows, errors);
+            Settlement {
+                delivered: sorted.unnamed.len() as u64,
+                refused: sorted.named.into_iter().map(dead_letter).collect(),
+                unmatched: sorted.unmatched,
+                ..Settlement::default()
+            }
+        }
+        Fate::RefusedNamed(errors) => {
+            let sorted = blueflood::sort(rows, errors);
+            let refused: Vec<_> = sorted.named.into_iter().map(dead_letter).collect();
+            let requeued = match (refused.is_empty(), rows.count) {
+                // A list that names none of these rows cannot be told from one that names none at all.
+                (true, 0..=1) => return refuse_all(rows, "unnamed", &first_message(errors)),
+                (true, _) => halve(rows),
+                (false, _) => join(&sorted.unnamed).into_iter().collect(),
+            };
+            Settlement { refused, requeued, unmatched: sorted.unmatched, ..Settlement::default() }
+        }
+        Fate::RefusedAll { reason, message } => refuse_all(rows, reason, message),
+        Fate::Halved => Settlement { requeued: halve(rows), ..Settlement::default() },
+    }
+}
+
+fn dead_letter((row, error): (&[u8], RowError)) -> DeadLetter {
+    // A bounded set of labels, whatever a server writes.
+    let reason = match error.field.as_str() {
+        "metricName" => "metricName",
+        "metricValue" => "metricValue",
+        "collectionTime" => "collectionTime",
+        "ttlInSeconds" => "ttlInSeconds",
+        _ => "other",
+    };
+    DeadLetter { row: row.to_vec(), reason, message: format!("{}: {}", error.field, error.message) }
+}
+
+fn first_message(errors: &[RowError]) -> String {
+    errors.first().map(|error| format!("{}: {}", error.field, error.message)).unwrap_or_default()
+}
+
+fn refuse_all(rows: RowsRef<'_>, reason: &'static str, message: &str) -> Settlement {
+    let letter = |row: &[u8]| DeadLetter { row: row.to_vec(), reason, message: message.to_owned() };
+    Settlement { refused: rows.iter().map(letter).collect(), ..Settlement::default() }
+}
+
+fn halve(rows: RowsRef<'_>) -> Vec<Rows> {
+    let (left, right) = rows.split(rows.count.div_ceil(2), usize::MAX);
+    let owned = |half: RowsRef<'_>| Rows { text: half.text.to_vec(), count: half.count };
+    [left, right].into_iter().filter(|half| half.count > 0).map(owned).collect()
+}
+
+fn join(rows: &[&[u8]]) -> Option<Rows> {
+    let mut all = Rows::default();
+    for text in rows {
+        all.append(RowsRef { text, count: 1 });
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::chunk::tests::rows;
+
+    fn error(name: String) -> RowError {
+        RowError {
+            name,
+            time_ms: 1_700_000_000_000,
+            field: "ttlInSeconds".into(),
+            message: "must be between 1 and 2147483647".into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_goes_to_exactly_one_place(n in 1u32..200, named in prop::collection::btree_set(0u32..400, 0..50), what in 0u8..5) {
+            let all = rows("a", n);
+            let errors: Vec<_> = named.iter().map(|i| error(format!("a.{i}"))).collect();
+            let hits = named.iter().filter(|&&i| i < n).count() as u64;
+            let fate = match what {
+                0 => Fate::Delivered { unconfirmed: false },
+                1 => Fate::DeliveredExcept(errors),
+                2 => Fate::RefusedNamed(errors),
+                3 => Fate::RefusedAll { reason: "unnamed", message: "no".into() },
+                _ => Fate::Halved,
+            };
+            let settlement = settle(all.as_ref(), &fate);
+            let requeued: u64 = settlement.requeued.iter().map(|rows| u64::from(rows.count)).sum();
+            prop_assert_eq!(settlement.delivered + settlement.refused.len() as u64 + requeued, u64::from(n));
+            if what == 1 {
+                prop_assert_eq!(settlement.refused.len() as u64, hits);
+                prop_assert_eq!(settlement.unmatched as u64, named.len() as u64 - hits);
+            }
+            if what == 2 && hits == 0 && n > 1 {
+                prop_assert_eq!(settlement.requeued.len(), 2);
+            }
+        }
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_row_and_bluefloods_words() {
+        let all = rows("a", 2);
+        let settlement = settle(all.as_ref(), &Fate::DeliveredExcept(vec![error("a.1".into())]));
+        let [letter] = settlement.refused.as_slice() else { panic!("{settlement:?}") };
+        assert!(String::from_utf8_lossy(&letter.row).contains("\"a.1\""));
+        assert_eq!(letter.reason, "ttlInSeconds");
+        assert_eq!(letter.message, "ttlInSeconds: must be between 1 and 2147483647");
+    }
+}

@@ -1,0 +1,423 @@
+//! Owns the spool's tables: chunks, dead letters and the ledger, as statements on one SQLite connection.
+//! It never decides when a transaction begins or ends, and keeps no state of its own.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use crate::core::{
+    chunk::{Chunk, Encoding},
+    ledger::{ByReason, Ledger},
+    outbox::{ChunkId, Meta},
+    settlement::DeadLetter,
+};
+
+/// Written into the file's header, so that `file(1)` and we can tell whose it is: "BFwd".
+pub const APPLICATION_ID: i32 = 0x4246_7764;
+
+/// The version of the tables.
+pub const VERSION: i32 = 1;
+
+/// Chunks are 20 to 300 KB: larger pages mean fewer of them to chain.
+const PAGE_BYTES: i32 = 8_192;
+
+/// SQLite's page cache. Chunks are read once, so there is nothing to keep.
+const CACHE_KIB: i32 = 1_024;
+
+/// The write-ahead log is cut back to this after a burst, in bytes.
+const WAL_BYTES_MAX: i64 = 8 << 20;
+
+/// How long a statement waits for the tools that read beside the daemon.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+const SCHEMA: &str = "
+CREATE TABLE chunk (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+    received_ms INTEGER NOT NULL,                  -- when its oldest row came, ms since 1970
+    state       INTEGER NOT NULL DEFAULT 0,        -- 0: waiting for an answer; 1: kept for 'acknowledged, unconfirmed'
+    encoding    INTEGER NOT NULL,                  -- 0: text; 1: raw deflate, ending on a full flush
+    rows        INTEGER NOT NULL,
+    raw_bytes   INTEGER NOT NULL,                  -- of the rows as text
+    crc         INTEGER NOT NULL,                  -- CRC-32 of the rows as text
+    body_crc    INTEGER NOT NULL,                  -- CRC-32 of body
+    body        BLOB NOT NULL
+);
+CREATE TABLE dead_letter (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    refused_ms INTEGER NOT NULL,                   -- when Blueflood refused it, ms since 1970
+    payload    INTEGER NOT NULL,                   -- the first chunk of the payload it was sent in
+    reason     TEXT NOT NULL,                      -- as counted in the ledger
+    message    TEXT NOT NULL,                      -- Blueflood's words
+    row        TEXT NOT NULL,                      -- as it was sent
+    replay     INTEGER NOT NULL DEFAULT 0          -- 1: to be put back among the chunks
+);
+CREATE INDEX dead_letter_replay ON dead_letter (replay) WHERE replay = 1;
+CREATE TABLE ledger (
+    place  TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    n      INTEGER NOT NULL,
+    PRIMARY KEY (place, reason)
+) WITHOUT ROWID;
+";
+
+/// How much of what is written survives what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Everything that is written survives the end of the process, however sudden.
+    Normal,
+    /// And a power cut.
+    Full,
+}
+
+/// A spool's tables on one connection.
+pub struct Store {
+    db: Connection,
+}
+
+/// A chunk as it came from the file.
+pub enum Loaded {
+    /// As it was stored.
+    Intact(Meta, Chunk),
+    /// Its bytes are not what was stored.
+    Damaged(Meta),
+}
+
+impl Store {
+    /// Sets a connection up, and makes the tables if the file is new.
+    ///
+    /// # Errors
+    /// SQLite's. A file of another program or of a later version is `SQLITE_NOTADB`.
+    pub fn new(db: Connection, sync: Sync) -> Result<Self> {
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        db.pragma_update(None, "page_size", PAGE_BYTES)?;
+        db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        db.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
+        db.pragma_update(
+            None,
+            "synchronous",
+            match sync {
+                Sync::Normal => "NORMAL",
+                Sync::Full => "FULL",
+            },
+        )?;
+        let store = Self { db };
+        let application: i32 = store.pragma("application_id")?;
+        let version: i32 = store.pragma("user_version")?;
+        match (application, version) {
+            (0, 0) if store.pragma::<i64>("schema_version")? == 0 => {
+                store.db.execute_batch("BEGIN IMMEDIATE")?;
+                store.db.execute_batch(SCHEMA)?;
+                store.db.pragma_update(None, "application_id", APPLICATION_ID)?;
+                store.db.pragma_update(None, "user_version", VERSION)?;
+                store.db.execute_batch("COMMIT")?;
+            }
+            (APPLICATION_ID, VERSION) => {}
+            _ => {
+                let text = format!("not a spool of this version (application {application:#x}, version {version})");
+                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
+                return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
+            }
+        }
+        Ok(store)
+    }
+
+    /// The connection, for the tools that only read.
+    pub fn db(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Runs `work` as one transaction: all of it, or nothing.
+    ///
+    /// # Errors
+    /// SQLite's, or those of `work`; nothing has changed then.
+    pub fn transaction<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let transaction = self.db.unchecked_transaction()?;
+        let done = work(self)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// Stores a chunk.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn insert(&self, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO chunk (received_ms, encoding, rows, raw_bytes, crc, body_crc, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        let encoding = match chunk.encoding {
+            Encoding::Plain => 0,
+            Encoding::Deflate => 1,
+        };
+        let body_crc = crc32fast::hash(&chunk.body);
+        statement.execute(params![
+            received_ms,
+            encoding,
+            chunk.rows,
+            chunk.raw_bytes,
+            chunk.crc,
+            body_crc,
+            chunk.body
+        ])?;
+        let id = self.db.last_insert_rowid();
+        self.count("spooled", "", chunk.rows.into())?;
+        Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
+    }
+
+    /// Reads a chunk; `None` if it is gone.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn load(&self, id: ChunkId) -> Result<Option<Loaded>> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1")?;
+        statement.query_row([id], loaded).optional()
+    }
+
+    /// Removes chunks; the rows of those that were still there.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn remove(&self, ids: &[ChunkId]) -> Result<u64> {
+        let mut statement = self.db.prepare_cached("DELETE FROM chunk WHERE id = ?1 RETURNING rows")?;
+        let mut rows: u64 = 0;
+        for id in ids {
+            let removed: Option<u32> = statement.query_row([id], |row| row.get(0)).optional()?;
+            rows = rows.saturating_add(removed.unwrap_or(0).into());
+        }
+        self.uncount("spooled", "", rows)?;
+        Ok(rows)
+    }
+
+    /// Chunks beyond `from` in the order of the catch-up, at most `max`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn scan(&self, from: Option<ChunkId>, newest_first: bool, max: usize) -> Result<Vec<Meta>> {
+        let (sql, from) = if newest_first {
+            let sql = "SELECT id, rows, raw_bytes FROM chunk WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+            (sql, from.unwrap_or(ChunkId::MAX))
+        } else {
+            ("SELECT id, rows, raw_bytes FROM chunk WHERE id > ?1 ORDER BY id LIMIT ?2", from.unwrap_or(0))
+        };
+        let mut statement = self.db.prepare_cached(sql)?;
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        statement.query_map(params![from, max], |row| meta(row))?.collect()
+    }
+
+    /// The largest number that a chunk ever had, if there is a chunk.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest(&self) -> Result<Option<ChunkId>> {
+        self.db.query_row("SELECT max(id) FROM chunk", [], |row| row.get(0))
+    }
+
+    /// The oldest chunk that came before `received_ms`, if there is one.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn oldest_before(&self, received_ms: i64) -> Result<Option<ChunkId>> {
+        let mut statement = self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
+        let oldest: Option<(ChunkId, i64)> =
+            statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        Ok(oldest.filter(|&(_, at)| at < received_ms).map(|(id, _)| id))
+    }
+
+    /// When the oldest row that is still here came, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn oldest_ms(&self) -> Result<Option<i64>> {
+        let mut statement = self.db.prepare_cached("SELECT received_ms FROM chunk ORDER BY id LIMIT 1")?;
+        statement.query_row([], |row| row.get(0)).optional()
+    }
+
+    /// Keeps refused rows. They are counted by the caller.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn add_dead_letters(&self, letters: &[DeadLetter], payload: ChunkId, refused_ms: i64) -> Result<()> {
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO dead_letter (refused_ms, payload, reason, message, row) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        for DeadLetter { row, reason, message } in letters {
+            statement.execute(params![refused_ms, payload, reason, message, String::from_utf8_lossy(row)])?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all dead letters.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn dead_letter_bytes(&self) -> Result<u64> {
+        let sql = "SELECT coalesce(sum(length(row) + length(message)), 0) FROM dead_letter";
+        self.db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| u64::try_from(n).unwrap_or(0))
+    }
+
+    /// Removes the oldest dead letter; its bytes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn discard_oldest_dead_letter(&self) -> Result<Option<u64>> {
+        let mut statement = self.db.prepare_cached(
+            "DELETE FROM dead_letter WHERE id = (SELECT min(id) FROM dead_letter)
+             RETURNING length(row) + length(message)",
+        )?;
+        let bytes: Option<i64> = statement.query_row([], |row| row.get(0)).optional()?;
+        if bytes.is_some() {
+            self.count("dead_letters_discarded", "", 1)?;
+        }
+        Ok(bytes.map(|n| u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Takes dead letters that are marked for replay, at most `max`: each row, and the reason it was counted under.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn take_replays(&self, max: u32) -> Result<Vec<(String, String)>> {
+        let mut statement = self.db.prepare_cached(
+            "DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE replay = 1 ORDER BY id LIMIT ?1)
+             RETURNING row, reason",
+        )?;
+        statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
+    /// Adds to a count of the ledger.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count(&self, place: &str, reason: &str, n: u64) -> Result<()> {
+        self.change(place, reason, i64::try_from(n).unwrap_or(i64::MAX))
+    }
+
+    /// Takes from a count of the ledger.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn uncount(&self, place: &str, reason: &str, n: u64) -> Result<()> {
+        self.change(place, reason, i64::try_from(n).unwrap_or(i64::MAX).saturating_neg())
+    }
+
+    fn change(&self, place: &str, reason: &str, n: i64) -> Result<()> {
+        if n == 0 {
+            return Ok(());
+        }
+        let mut statement = self.db.prepare_cached(
+            "INSERT INTO ledger (place, reason, n) VALUES (?1, ?2, ?3)
+             ON CONFLICT (place, reason) DO UPDATE SET n = n + excluded.n",
+        )?;
+        statement.execute(params![place, reason, n]).map(|_| ())
+    }
+
+    /// Adds by reason.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_by_reason(&self, place: &str, by_reason: &ByReason) -> Result<()> {
+        by_reason.iter().try_for_each(|(reason, &n)| self.count(place, reason, n))
+    }
+
+    /// The ledger as it was last written.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn ledger(&self) -> Result<Ledger> {
+        read_ledger(&self.db)
+    }
+
+    /// Bytes of the file that are in use, whatever its size.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn used_bytes(&self) -> Result<u64> {
+        let (pages, free, bytes) = self.pages()?;
+        Ok(pages.saturating_sub(free).saturating_mul(bytes))
+    }
+
+    /// Gives unused pages back to the file system, at most `max`; whether there were any.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn give_back(&self, max: u32) -> Result<bool> {
+        let (_, free, _) = self.pages()?;
+        if free == 0 {
+            return Ok(false);
+        }
+        let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({max})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(true)
+    }
+
+    /// Pages of the file, those of them that are unused, and the bytes of one.
+    fn pages(&self) -> Result<(u64, u64, u64)> {
+        let get = |name| self.pragma::<i64>(name).map(|n| u64::try_from(n).unwrap_or(0));
+        Ok((get("page_count")?, get("freelist_count")?, get("page_size")?))
+    }
+
+    /// Changes when another process writes to the file.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn data_version(&self) -> Result<i64> {
+        self.pragma("data_version")
+    }
+
+    fn pragma<T: rusqlite::types::FromSql>(&self, name: &str) -> Result<T> {
+        self.db.pragma_query_value(None, name, |row| row.get(0))
+    }
+}
+
+fn meta(row: &rusqlite::Row<'_>) -> Result<Meta> {
+    Ok(Meta { id: row.get(0)?, rows: row.get(1)?, raw_bytes: row.get(2)? })
+}
+
+/// Reads the columns `id, rows, raw_bytes, encoding, crc, body_crc, body`.
+pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
+    let meta = meta(row)?;
+    let (encoding, crc, body_crc): (i64, u32, u32) = (row.get(3)?, row.get(4)?, row.get(5)?);
+    let body: Vec<u8> = row.get(6)?;
+    let encoding = match encoding {
+        0 => Encoding::Plain,
+        1 => Encoding::Deflate,
+        _ => return Ok(Loaded::Damaged(meta)),
+    };
+    if crc32fast::hash(&body) != body_crc {
+        return Ok(Loaded::Damaged(meta));
+    }
+    Ok(Loaded::Intact(meta, Chunk { encoding, body, rows: meta.rows, raw_bytes: meta.raw_bytes, crc }))
+}
+
+/// The ledger in the tables of any connection.
+///
+/// # Errors
+/// SQLite's.
+pub fn read_ledger(db: &Connection) -> Result<Ledger> {
+    let mut ledger = Ledger::default();
+    let mut statement = db.prepare("SELECT place, reason, n FROM ledger")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (place, reason): (String, String) = (row.get(0)?, row.get(1)?);
+        let n = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
+        match place.as_str() {
+            "received" => ledger.received = n,
+            "spooled" => ledger.spooled = n,
+            "delivered" => ledger.delivered = n,
+            "unconfirmed" => ledger.unconfirmed = n,
+            "names_replaced" => ledger.names_replaced = n,
+            "dead_letters_discarded" => ledger.dead_letters_discarded = n,
+            "skipped" => drop(ledger.skipped.insert(reason, n)),
+            "refused" => drop(ledger.refused.insert(reason, n)),
+            "dropped" => drop(ledger.dropped.insert(reason, n)),
+            "malformed" => drop(ledger.malformed.insert(reason, n)),
+            _ => {}
+        }
+    }
+    Ok(ledger)
+}
