@@ -1,3 +1,4 @@
 //! The actors of blueflood-forward.
 pub mod core;
 pub mod spool;
+pub mod supervisor;
