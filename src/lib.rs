@@ -1,1 +1,6 @@
 //! The program around the actors: settings, commands, logging.
+
+pub mod cli;
+pub mod commands;
+pub mod daemon;
+pub mod settings;
