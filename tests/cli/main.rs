@@ -2,6 +2,9 @@
 //! of settings, which must be what the table says. `UPDATE=1 cargo test --test cli` writes those anew.
 //! Never starts the daemon.
 
+// A test that can't go on says so by a panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,6 +106,14 @@ fn wrong_settings_are_all_named_and_end_check_and_daemon_alike() {
         refused.says("error: ttl = \"-5\" (command line): write a whole number from 1");
         refused.says("write http://localhost:19000");
     }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let refused =
+        run(&[], &["--log_file", "/proc/none/x.log", "-e", "tcp:0:interface=127.0.0.1", "--stats="]);
+    assert_eq!(refused.code, Some(1));
+    refused.says("log_file /proc/none/x.log: can't be opened");
 }
 
 #[test]
