@@ -1,6 +1,7 @@
 //! Owns the log: where records go, how they look, which are wanted, and how many were lost. Never makes the data path
 //! wait, and never takes the process down: a record that can't be kept is counted instead.
 
+mod escape;
 mod file;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use slog::{Drain, FnValue, Level, Logger, Never, OwnedKVList, PushFnValue, Recor
 use slog_async::{AsyncCore, AsyncGuard};
 
 use crate::settings::{LogFormat, Settings};
+use escape::Escaped;
 use file::{LogFile, WholeRecords};
 
 /// How many records may wait for the thread that writes them. At the few hundred bytes of a record it is a quarter of
@@ -192,7 +194,7 @@ fn plain(to: impl Write + Send + 'static, format: LogFormat) -> WritingDrain {
 }
 
 fn text(decorator: impl slog_term::Decorator + Send + 'static) -> WritingDrain {
-    let format = slog_term::FullFormat::new(decorator)
+    let format = slog_term::FullFormat::new(Escaped(decorator))
         // With its date and zone: a log is read beside those of other hosts.
         .use_custom_timestamp(|to: &mut dyn Write| write!(to, "{}", now()))
         .use_original_order()
@@ -205,10 +207,11 @@ fn json(to: impl Write + Send + 'static) -> WritingDrain {
         .set_newlines(true)
         // Ends the record for `WholeRecords`.
         .set_flush(true)
+        // slog writes the last one first.
         .add_key_value(o!(
-            "ts" => FnValue(|_| now().to_string()),
-            "level" => FnValue(|record| level_name(record.level())),
             "msg" => PushFnValue(|record, to| to.emit(record.msg())),
+            "level" => FnValue(|record| level_name(record.level())),
+            "ts" => FnValue(|_| now().to_string()),
         ))
         .build();
     Box::new(format)

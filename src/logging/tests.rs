@@ -40,6 +40,7 @@ fn json_lines_can_be_parsed() {
     let lines: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{text}");
+    assert!(text.starts_with("{\"ts\":"), "{text}");
     assert_eq!(lines[0]["level"], "info");
     assert_eq!(lines[0]["msg"], "a \"quoted\"\nmessage");
     assert_eq!(lines[0]["datapoints"], 3);
@@ -57,6 +58,19 @@ fn text_has_time_level_message_and_keys_in_their_order() {
     drop(log);
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.ends_with("Z WARN it rains, where: here, for: days\n"), "{text}");
+}
+
+#[test]
+fn what_strangers_send_stays_text() {
+    let _turn = turn();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.log");
+    let log = start(&to(&path, LogFormat::Text)).unwrap();
+    warn!(log.logger, "bad line: {}", "a\nb\u{1b}[2J"; "name" => "größe\r\u{9b}1m");
+    drop(log);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.trim_end().ends_with(r"bad line: a\nb\u{1b}[2J, name: größe\r\u{9b}1m"), "{text}");
+    assert_eq!(text.lines().count(), 1);
 }
 
 #[test]

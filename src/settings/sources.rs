@@ -43,9 +43,12 @@ impl Gathered {
         let mut gathered = Self::default();
         let command_line = command_line(given);
         let environment = gathered.environment(&around.environment);
-        let path = [&command_line, &environment].into_iter().find_map(|layer| layer.0.get("config").cloned());
-        let file = path.filter(|path| path.kind != ValueKind::String(String::new()));
-        let file = file.map(|path| gathered.file(&path, around)).unwrap_or_default();
+        let named =
+            [&command_line, &environment].into_iter().find_map(|layer| layer.0.get("config")).cloned();
+        let file = match named {
+            Some(path) if path.kind != ValueKind::from("") => gathered.file(&path, around),
+            _ => Layer::default(),
+        };
         let layers = [defaults(), file, environment, command_line];
         match merge(layers) {
             Ok(mut values) => {
@@ -80,14 +83,14 @@ impl Gathered {
                 continue;
             };
             let origin = format!("environment {name}");
-            let Some(setting) = TABLE.iter().find(|setting| setting.environment() == name) else {
-                let why = unknown(name, TABLE.iter().map(Setting::environment));
-                self.problems.push(Problem::new(name, "environment", why));
-                continue;
-            };
-            match value.to_str() {
-                Some(text) => layer.set(setting, several(setting, text), &origin),
-                None => self.problems.push(Problem::new(&origin, "", "is not UTF-8")),
+            match (TABLE.iter().find(|setting| setting.environment() == name), value.to_str()) {
+                (Some(setting), Some(text)) => layer.set(setting, several(setting, text), &origin),
+                (Some(_), None) => self.problems.push(Problem::new(&origin, "", "is not UTF-8")),
+                (None, text) if by_kubernetes(name, text.unwrap_or_default()) => (),
+                (None, _) => {
+                    let why = unknown(name, TABLE.iter().map(Setting::environment));
+                    self.problems.push(Problem::new(name, "environment", why));
+                }
             }
         }
         layer
@@ -136,6 +139,13 @@ fn command_line(given: &ArgMatches) -> Layer {
         }
     }
     layer
+}
+
+/// Kubernetes puts where each service is into the environment of every container beside it, and `blueflood-forward` is
+/// what people call the service in front of us: these names are no mistakes.
+fn by_kubernetes(name: &str, value: &str) -> bool {
+    let of_service = ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|part| name.contains(part));
+    of_service || (name.ends_with("_PORT") && value.contains("://"))
 }
 
 /// One source's values, all of them text, under names that are known.

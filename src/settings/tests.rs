@@ -236,6 +236,19 @@ fn everything_that_is_wrong_is_said_at_once() {
 }
 
 #[test]
+fn what_kubernetes_says_of_a_service_of_our_name_is_no_mistake() {
+    let user = User::types("")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_HOST", "10.0.0.1")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_PORT", "2004")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_PORT_PICKLE", "2004")
+        .sets("BLUEFLOOD_FORWARD_PORT", "tcp://10.0.0.1:2004")
+        .sets("BLUEFLOOD_FORWARD_PORT_2004_TCP_ADDR", "10.0.0.1")
+        .sets("BLUEFLOOD_FORWARD_STATS_PORT", "tcp://10.0.0.2:8004");
+    user.settings();
+    assert!(User::types("").sets("BLUEFLOOD_FORWARD_PORT", "2004").problem().contains("is no setting"));
+}
+
+#[test]
 fn files_that_cannot_be_read_are_named() {
     let problem = User::types("--config /nosuch").problem();
     assert!(problem.starts_with("file /nosuch: can't be read"), "{problem}");
