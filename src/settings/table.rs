@@ -160,7 +160,7 @@ settings! {
     protocol: Protocol = read::protocol, {
         group: Group::In, value: "pickle|line|auto", default: "MetricPickleReceiver",
     }
-    /// Replace each metric's own time by the time at which it came in.
+    /// Replace the time that each metric brings by the time of this host.
     overwrite_collection_timestamp: bool = read::boolean, {
         group: Group::In, value: "true|false", default: "false", empty: "false",
     }
