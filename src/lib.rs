@@ -1,1 +1,7 @@
 //! The program around the actors: settings, commands, logging.
+
+pub mod cli;
+pub mod commands;
+pub mod daemon;
+pub mod logging;
+pub mod settings;

@@ -1,0 +1,93 @@
+//! Owns the command line: what can be typed, which command that runs, and the exit codes (0 all went well, 1 it failed
+//! while running, 2 it was told something it can't do). Never reads a setting's value.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::settings::{Refused, Settings, Surroundings};
+use crate::{commands, daemon, settings};
+
+/// The exit code for a usage or a setting that is wrong.
+const EXIT_USAGE: u8 = 2;
+
+const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, losing nothing.";
+
+const AFTER_HELP: &str = "\
+Every option is a key in the file too, and an environment variable: --log_level is
+BLUEFLOOD_FORWARD_LOG_LEVEL. The command line wins over the environment, that over the file.
+Options may be written with dashes or underscores, and shortened as long as they stay unique.
+A time is seconds (0.5) or 500ms, 10min, 2d; a size is bytes or 64KiB, 10MiB, 1GiB.
+
+Examples:
+  Take what carbon-relay sends, deliver it to a Blueflood on this host:
+    blueflood-forward --tenant acme
+  Take lines over TCP and UDP, pickles besides, and put a prefix before all names:
+    blueflood-forward -e tcp:2003:protocol=line -e udp:2003 -e tcp:2004 --metric_prefix site1
+  Run with the original's configuration file, and see first what it comes to:
+    blueflood-forward check --config example.conf
+    blueflood-forward --config example.conf";
+
+/// All that can be typed.
+pub fn command() -> Command {
+    Command::new("blueflood-forward")
+        .about(ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(AFTER_HELP)
+        .args(settings::arguments())
+        .subcommand(commands::check::command())
+        // Every long option may be cut short, as the original's could; the last of several wins.
+        .infer_long_args(true)
+        .args_override_self(true)
+        .args_conflicts_with_subcommands(true)
+        .max_term_width(100)
+}
+
+/// Does what `arguments` ask for; the first of them is the program's own name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<'_>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(answer) => {
+            // --help and --version come this way too. Nobody is left to tell if it can't be printed.
+            let _ = answer.print();
+            return if answer.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match matches.subcommand() {
+        Some(("check", given)) => commands::check::run(given, around),
+        _ => run_daemon(&matches, around),
+    }
+}
+
+fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
+    match Settings::load(given, around) {
+        Ok(loaded) => daemon::run(loaded),
+        Err(refused) => {
+            let code = refuse(*refused);
+            complain(
+                "hint",
+                ["`blueflood-forward check` with the same options shows where each setting comes from"],
+            );
+            code
+        }
+    }
+}
+
+/// Says all that is wrong with the settings, to standard error: no log can be trusted to be open yet.
+pub fn refuse(refused: Refused) -> ExitCode {
+    complain("warning", refused.warnings);
+    complain("error", refused.problems);
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Says each of `complaints` on a line of its own, to standard error.
+pub fn complain(kind: &str, complaints: impl IntoIterator<Item = impl Display>) {
+    let mut stderr = io::stderr().lock();
+    for complaint in complaints {
+        // Nobody is left to tell if this can't be written.
+        let _ = writeln!(stderr, "{kind}: {complaint}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Owns `blueflood-forward check`: every setting that counts, where it comes from, and all that is wrong with them.
+//! Never starts anything, never shows a secret.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command};
+
+use crate::cli;
+use crate::settings::{self, Effective, Settings, Surroundings};
+
+/// How clap knows it: it takes every option of the daemon.
+pub fn command() -> Command {
+    Command::new("check")
+        .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
+        .args(settings::arguments())
+        .after_help("Exit status: 0 if the daemon could run with these settings, 2 if not.")
+}
+
+/// Prints settings to standard output, warnings and errors to standard error.
+pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
+    let loaded = Settings::load(given, around);
+    let effective = match &loaded {
+        Ok(loaded) => &loaded.effective,
+        Err(refused) => &refused.effective,
+    };
+    // A reader that went away (`check | head`) is no error of the settings.
+    let _ = print(effective, &mut io::stdout().lock());
+    match loaded {
+        Ok(loaded) => {
+            cli::complain("warning", loaded.warnings);
+            ExitCode::SUCCESS
+        }
+        Err(refused) => cli::refuse(*refused),
+    }
+}
+
+fn print(effective: &[Effective], to: &mut dyn Write) -> io::Result<()> {
+    let rows: Vec<_> = effective
+        .iter()
+        .map(|entry| (entry.setting.key, entry.setting.shown(&entry.text), &entry.origin))
+        .collect();
+    let key_width = rows.iter().map(|(key, ..)| key.len()).max().unwrap_or_default();
+    let value_width = rows.iter().map(|(_, value, _)| value.chars().count()).max().unwrap_or_default();
+    for (key, value, origin) in rows {
+        writeln!(to, "{key:key_width$}  {value:value_width$}  {origin}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Owns the settings in two steps: what was typed and where (`sources`), then what it means, checked and in real types
+//! (`table`, `values`). Never reads the process's arguments, environment, files or clock by itself: they come in as
+//! arguments.
+
+mod arguments;
+mod ini;
+mod render;
+mod sources;
+mod table;
+mod values;
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::ArgMatches;
+
+pub use arguments::arguments;
+pub use render::{example_toml, table_markdown};
+pub use sources::Surroundings;
+pub use table::{ENVIRONMENT_PREFIX, Group, Setting, Settings, TABLE};
+pub use values::{CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, Secret, SpoolFull, SpoolPlace, SpoolSync};
+
+/// The text of one setting that counts, and the source that it came from.
+#[derive(Clone)]
+pub struct Effective {
+    /// Which setting.
+    pub setting: &'static Setting,
+    /// Its value as it was written; several, one a line. It may be a secret: [`Setting::shown`] is for people.
+    pub text: String,
+    /// `command line`, `environment BLUEFLOOD_FORWARD_TTL`, `file /etc/x.conf` or `default`.
+    pub origin: String,
+}
+
+impl fmt::Debug for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {:?} ({})", self.setting.key, self.setting.masked(&self.text), self.origin)
+    }
+}
+
+/// Settings that the daemon can run with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What was set, in real types.
+    pub settings: Settings,
+    /// Every setting as it was written and where, in the order of the table.
+    pub effective: Vec<Effective>,
+    /// What an operator should hear of although it stops nothing.
+    pub warnings: Vec<String>,
+}
+
+/// Settings that the daemon can't run with.
+#[derive(Debug)]
+pub struct Refused {
+    /// All that is wrong, not only the first.
+    pub problems: Vec<Problem>,
+    /// Every setting as it was written and where, in the order of the table.
+    pub effective: Vec<Effective>,
+    /// What an operator should hear of besides.
+    pub warnings: Vec<String>,
+}
+
+/// One thing that is wrong, in words for an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting, or the source, that is at fault.
+    pub key: String,
+    /// Its value as it may be shown; empty if it has none.
+    pub value: String,
+    /// Where it comes from; empty if `key` says so already.
+    pub origin: String,
+    /// What is wrong, and what to do.
+    pub why: String,
+}
+
+impl Problem {
+    fn new(key: &str, origin: &str, why: impl fmt::Display) -> Self {
+        Self { key: key.to_owned(), value: String::new(), origin: origin.to_owned(), why: why.to_string() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if !self.value.is_empty() {
+            write!(f, " = {:?}", self.value)?;
+        }
+        if !self.origin.is_empty() {
+            write!(f, " ({})", self.origin)?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+impl Settings {
+    /// Finds out what counts among the arguments that were `given`, the environment, the file that they name and the
+    /// defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in every source and every setting at once.
+    pub fn load(given: &ArgMatches, around: &Surroundings<'_>) -> Result<Loaded, Box<Refused>> {
+        let sources::Gathered { effective, mut problems, mut warnings } =
+            sources::Gathered::from(given, around);
+        let find = |key: &str| effective.iter().find(|entry| entry.setting.key == key);
+        let problem = |key: &str, why: String| {
+            let (value, origin) = find(key).map_or_else(Default::default, |entry| {
+                (entry.setting.masked(&entry.text), entry.origin.clone())
+            });
+            Problem { key: key.to_owned(), value, origin, why }
+        };
+        let settings = Self::read(
+            |key| find(key).map_or("", |entry| &entry.text),
+            |key, why| problems.push(problem(key, why)),
+        );
+        if let Some(settings) = &settings {
+            warnings.extend(settings.doubts());
+            problems.extend(settings.ttl_problem(around.now).map(|why| problem("ttl", why)));
+        }
+        match settings.filter(|_| problems.is_empty()) {
+            Some(settings) => Ok(Loaded { settings, effective, warnings }),
+            None => Err(Box::new(Refused { problems, effective, warnings })),
+        }
+    }
+
+    /// Cassandra counts the second in which a datapoint ends in 32 bits. Beyond, Blueflood answers 200 and stores
+    /// nothing.
+    fn ttl_problem(&self, now: SystemTime) -> Option<String> {
+        let last = UNIX_EPOCH.checked_add(Duration::from_secs(i32::MAX.unsigned_abs().into()))?;
+        let left = last.duration_since(now).unwrap_or_default().as_secs();
+        (u64::from(self.ttl) > left).then(|| {
+            format!(
+                "ends after 2038-01-19, which Cassandra can't count to: Blueflood would answer 200 and store nothing; \
+                 write {left} or less"
+            )
+        })
+    }
+
+    /// What is allowed, and probably not meant.
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.tenant.contains('.') {
+            doubts.push(format!(
+                "tenant {:?} has a dot in it: Blueflood joins tenant and metric by a dot, so a.b with metric c and \
+                 tenant a with metric b.c are the same to it",
+                self.tenant
+            ));
+        }
+        if let Some(address) = self.stats.filter(|address| !address.ip().is_loopback()) {
+            doubts.push(format!("stats {address} can be reached from other hosts, and asks for no password"));
+        }
+        if self.user.is_empty() && !self.key.reveal().is_empty() {
+            doubts.push("key is set but user is empty: no authentication is done".to_owned());
+        }
+        doubts
+    }
+}
+
+#[cfg(test)]
+mod tests;

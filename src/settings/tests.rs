@@ -1,0 +1,370 @@
+//! The settings from outside: sources handed in as text, and what comes of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use actors::core::endpoint::Endpoint;
+use actors::core::protocol::Protocol;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a user did: typed arguments, set variables, wrote a file.
+#[derive(Default)]
+struct User {
+    arguments: Vec<String>,
+    environment: BTreeMap<std::ffi::OsString, std::ffi::OsString>,
+    file: Option<(&'static str, String)>,
+}
+
+impl User {
+    fn types(line: &str) -> Self {
+        Self { arguments: line.split_whitespace().map(str::to_owned).collect(), ..Self::default() }
+            .sets("HOME", "/h")
+    }
+
+    fn writes(name: &'static str, text: &str) -> Self {
+        let user = Self::types("--config").and_types(name);
+        Self { file: Some((name, text.to_owned())), ..user }
+    }
+
+    fn and_types(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    fn sets(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    fn loads(self) -> Result<Loaded, Box<Refused>> {
+        let command = clap::Command::new("test").no_binary_name(true).args(arguments()).infer_long_args(true);
+        let given = command.try_get_matches_from(&self.arguments).expect("clap takes it");
+        let read_file = |path: &Path| match &self.file {
+            Some((name, text)) if path == Path::new(name) => Ok(text.clone()),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        };
+        // 2026-11-24
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_500_000);
+        Settings::load(
+            &given,
+            &Surroundings { environment: self.environment.clone(), read_file: &read_file, now },
+        )
+    }
+
+    #[track_caller]
+    fn settings(self) -> Settings {
+        self.loads().expect("can be run with").settings
+    }
+
+    #[track_caller]
+    fn problems(self) -> Vec<String> {
+        self.loads().expect_err("can't be run with").problems.iter().map(ToString::to_string).collect()
+    }
+
+    /// The one thing that is wrong.
+    #[track_caller]
+    fn problem(self) -> String {
+        let problems = self.problems();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.concat()
+    }
+}
+
+fn origin<'a>(effective: &'a [Effective], key: &str) -> &'a str {
+    &effective.iter().find(|entry| entry.setting.key == key).expect(key).origin
+}
+
+fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
+    texts.iter().map(|text| text.parse().expect(text)).collect()
+}
+
+#[test]
+fn the_defaults_are_the_originals_where_it_has_them() {
+    let settings = User::types("").settings();
+    assert_eq!(settings.endpoint, endpoints(&["tcp:2004"]));
+    assert_eq!(settings.protocol, Protocol::Pickle);
+    assert_eq!(settings.interval, Duration::from_secs(30));
+    assert_eq!(settings.blueflood, "http://localhost:19000");
+    assert_eq!(settings.tenant, "tenant");
+    assert_eq!(settings.metric_prefix, "");
+    assert_eq!(settings.ttl, 86_400);
+    assert_eq!(settings.limit, LIMIT_BYTES_MAX);
+    assert_eq!(settings.auth_url, "https://identity.api.rackspacecloud.com/v2.0/tokens");
+    assert!(!settings.overwrite_collection_timestamp);
+    assert_eq!(settings.spool_max, 1 << 30);
+    assert_eq!(settings.max_age, None);
+    assert_eq!(settings.stats, Some("127.0.0.1:8004".parse().unwrap()));
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_over_the_file_over_the_default() {
+    let file = "[blueflood_carbon_forwarder]\ntenant=file\nttl=1\nlimit=2000\n";
+    let user = User::writes("/etc/x.conf", file)
+        .and_types("--tenant=typed")
+        .sets("BLUEFLOOD_FORWARD_TENANT", "environment")
+        .sets("BLUEFLOOD_FORWARD_TTL", "2");
+    let loaded = user.loads().unwrap();
+    assert_eq!(loaded.settings.tenant, "typed");
+    assert_eq!(loaded.settings.ttl, 2);
+    assert_eq!(loaded.settings.limit, 2000);
+    assert_eq!(origin(&loaded.effective, "tenant"), "command line");
+    assert_eq!(origin(&loaded.effective, "ttl"), "environment BLUEFLOOD_FORWARD_TTL");
+    assert_eq!(origin(&loaded.effective, "limit"), "file /etc/x.conf");
+    assert_eq!(origin(&loaded.effective, "interval"), "default");
+    assert_eq!(loaded.effective.len(), TABLE.len());
+}
+
+#[test]
+fn an_empty_value_wins_where_it_means_something() {
+    let user = User::writes("/x.toml", "metric_prefix = 'a'\nstats = '127.0.0.1:1'")
+        .sets("BLUEFLOOD_FORWARD_STATS", "");
+    let settings = user.and_types("--metric_prefix=").settings();
+    assert_eq!((settings.metric_prefix.as_str(), settings.stats), ("", None));
+}
+
+#[test]
+fn the_originals_example_is_read_as_it_ships() {
+    let loaded = User::writes("example.conf", include_str!("../../tests/data/example.conf")).loads().unwrap();
+    assert_eq!(loaded.settings.tenant, "tenant");
+    assert!(!loaded.settings.overwrite_collection_timestamp);
+    assert_eq!(loaded.warnings, ["tenant is empty in file example.conf: its default is used, tenant"]);
+}
+
+#[test]
+fn endpoints_are_a_list_in_every_source() {
+    let expected = endpoints(&["tcp:2004", "udp:2003"]);
+    for user in [
+        User::types("-e tcp:2004 --endpoint udp:2003"),
+        User::writes("/x.toml", "endpoint = ['tcp:2004', 'udp:2003']"),
+        User::writes("/x.yaml", "endpoint:\n  - tcp:2004\n  - udp:2003\n"),
+        User::writes("/x.ini", "[blueflood_carbon_forwarder]\nendpoint=tcp:2004, udp:2003\n"),
+        User::types("").sets("BLUEFLOOD_FORWARD_ENDPOINT", "tcp:2004 udp:2003"),
+    ] {
+        assert_eq!(user.settings().endpoint, expected);
+    }
+    let spaced = User::types("-e").and_types("unix:/a b, c").settings();
+    assert_eq!(spaced.endpoint, endpoints(&["unix:/a b, c"]));
+    assert!(User::types("-e tcp:2004 -e tcp:2004:protocol=line").problem().contains("given twice"));
+}
+
+#[test]
+fn typed_files_give_numbers_and_booleans_their_types() {
+    for (name, text) in [
+        ("/x.toml", "interval = 0.5\nttl = 60\noverwrite = 1"),
+        ("/x.yml", "interval: 0.5\nttl: 60\noverwrite: 1"),
+    ] {
+        let problem = User::writes(name, text).problem();
+        assert!(problem.contains("did you mean overwrite_collection_timestamp?"), "{problem}");
+    }
+    let settings =
+        User::writes("/x.toml", "interval = 0.5\nttl = 60\noverwrite_collection_timestamp = true").settings();
+    assert_eq!(settings.interval, Duration::from_millis(500));
+    assert!(settings.overwrite_collection_timestamp);
+    let problems = User::writes("/x.toml", "ttl = [1, 2]\ntenant.a = 1\nconfig = 'y'").problems().join("\n");
+    assert!(problems.contains("ttl (file /x.toml): is a list: write one value"), "{problems}");
+    assert!(problems.contains("tenant (file /x.toml): has keys of its own"), "{problems}");
+    assert!(problems.contains("a file can't name another one"), "{problems}");
+}
+
+#[test]
+fn underscores_dashes_and_abbreviations() {
+    assert_eq!(User::types("--metric_prefix a").settings().metric_prefix, "a");
+    assert_eq!(User::types("--metric-prefix a").settings().metric_prefix, "a");
+    assert_eq!(User::types("--metric=a").settings().metric_prefix, "a");
+    assert_eq!(User::types("-p a").settings().metric_prefix, "a");
+}
+
+#[test]
+fn words_for_yes_and_no() {
+    for (word, meaning) in
+        [("False", false), ("0", false), ("no", false), ("off", false), ("", false), ("True", true)]
+    {
+        let user = User::types("--overwrite_collection_timestamp").and_types(word);
+        assert_eq!(user.settings().overwrite_collection_timestamp, meaning, "{word}");
+    }
+    assert!(User::types("--overwrite_collection_timestamp X").problem().contains("write true or false"));
+}
+
+#[test]
+fn sizes_and_times() {
+    for (text, size) in
+        [("1048576", 1 << 20), ("10MiB", 10 << 20), ("64M", 64 << 20), ("2 gb", 2 << 30), ("5T", 5 << 40)]
+    {
+        assert_eq!(User::types("--spool_max").and_types(text).settings().spool_max, size, "{text}");
+    }
+    for text in ["", "x", "-1", "1.5MiB", "1Q", "99999999999999999999", "9999999T", "MiB", "1000"] {
+        assert!(
+            User::types("").and_types(&format!("--spool_max={text}")).problem().contains("write"),
+            "{text}"
+        );
+    }
+    for (text, milliseconds) in
+        [("30", 30_000), ("0.5", 500), ("500ms", 500), ("10min", 600_000), ("2d", 172_800_000)]
+    {
+        let interval = User::types("-i").and_types(text).settings().interval;
+        assert_eq!(interval, Duration::from_millis(milliseconds), "{text}");
+    }
+    for text in ["", "0", "-1", "nan", "inf", "1e99", "0.0001", "abc", "5 parsecs", "20years"] {
+        User::types("").and_types(&format!("--interval={text}")).problem();
+    }
+    assert!(User::types("-i 0").problem().contains("write for example 0.1"));
+    assert_eq!(User::types("--shutdown_timeout 0").settings().shutdown_timeout, Duration::ZERO);
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let user = User::writes("/x.toml", "tenent = 'a'\nttl = 0\nlog_level = 'loud'")
+        .sets("BLUEFLOOD_FORWARD_INTERVALL", "1")
+        .sets("BLUEFLOOD_FORWARD_MAX_ROWS", "none")
+        .and_types("--limit=1048577");
+    assert_eq!(
+        user.problems(),
+        [
+            "BLUEFLOOD_FORWARD_INTERVALL (environment): is no setting: did you mean BLUEFLOOD_FORWARD_INTERVAL?",
+            "tenent (file /x.toml): is no setting: did you mean tenant?",
+            "ttl = \"0\" (file /x.toml): write a whole number from 1 to 630720000 (seconds; Cassandra keeps nothing \
+             longer)",
+            "limit = \"1048577\" (command line): write 1048576 or less, or 0 for just that: Blueflood never answers a \
+             larger request",
+            "max_rows = \"none\" (environment BLUEFLOOD_FORWARD_MAX_ROWS): write a whole number from 1 to 100000",
+            "log_level = \"loud\" (file /x.toml): write one of trace, debug, info, warning, warn, error, critical",
+        ]
+    );
+}
+
+#[test]
+fn what_kubernetes_says_of_a_service_of_our_name_is_no_mistake() {
+    let user = User::types("")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_HOST", "10.0.0.1")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_PORT", "2004")
+        .sets("BLUEFLOOD_FORWARD_SERVICE_PORT_PICKLE", "2004")
+        .sets("BLUEFLOOD_FORWARD_PORT", "tcp://10.0.0.1:2004")
+        .sets("BLUEFLOOD_FORWARD_PORT_2004_TCP_ADDR", "10.0.0.1")
+        .sets("BLUEFLOOD_FORWARD_STATS_PORT", "tcp://10.0.0.2:8004");
+    user.settings();
+    assert!(User::types("").sets("BLUEFLOOD_FORWARD_PORT", "2004").problem().contains("is no setting"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let problem = User::types("--config /nosuch").problem();
+    assert!(problem.starts_with("file /nosuch: can't be read"), "{problem}");
+    assert!(problem.contains("named by the command line"), "{problem}");
+    for (name, text) in [("/x.toml", "ttl = "), ("/x.yaml", "a: [\n"), ("/x.conf", "ttl=1\n"), ("/x", "{}")] {
+        let problem = User::writes(name, text).problem();
+        assert!(problem.starts_with(&format!("file {name}: ")), "{problem}");
+    }
+}
+
+#[test]
+fn urls_are_checked_before_anything_is_sent_to_them() {
+    for (url, advice) in [
+        ("localhost:19000", "write http://localhost:19000"),
+        ("ftp://host", "write http:// or https://"),
+        ("http://user:pass@host", "has a user in it"),
+        ("http://host/?a=b", "has a query"),
+        ("http://:1", "has no host"),
+        ("http://", "has no host"),
+        ("http://host:0", "its port"),
+        ("http://host:x", "its port"),
+        ("http://host:99999", "its port"),
+        ("http://ho\tst", "white space"),
+    ] {
+        let problem = User::types("-b").and_types(url).problem();
+        assert!(problem.contains(advice), "{url}: {problem}");
+        assert!(!problem.contains("pass"), "{problem}");
+    }
+    for (url, base) in [
+        ("http://h:1/", "http://h:1"),
+        ("https://[::1]:1/a//", "https://[::1]:1/a"),
+        ("HTTP://[::1]", "HTTP://[::1]"),
+    ] {
+        assert_eq!(User::types("-b").and_types(url).settings().blueflood, base);
+    }
+}
+
+#[test]
+fn what_blueflood_would_swallow_is_refused() {
+    assert!(User::types("--tenant a/b").problem().contains("slashes"));
+    assert!(User::types("--tenant=").problem().contains("is empty"));
+    let warnings = User::types("--tenant a.b --stats 0.0.0.0:1 --key k").loads().unwrap().warnings;
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    let last = u64::from(i32::MAX.unsigned_abs()) - 1_795_500_000;
+    assert_eq!(u64::from(User::types("--ttl").and_types(&last.to_string()).settings().ttl), last);
+    let problem = User::types("--ttl").and_types(&(last + 1).to_string()).problem();
+    assert!(
+        problem.contains("2038-01-19") && problem.contains(&format!("write {last} or less")),
+        "{problem}"
+    );
+    assert!(User::types("--limit 1000").problem().contains("at least 1024"));
+    assert!(User::types("-u bob").problem().contains("not there yet"));
+}
+
+#[test]
+fn the_spool_finds_its_place() {
+    let place = |user: User| user.settings().spool;
+    let file = |path: &str| SpoolPlace::File(path.into());
+    assert_eq!(place(User::types("--spool :memory:")), SpoolPlace::Memory);
+    assert_eq!(place(User::types("--spool /s")), file("/s"));
+    assert_eq!(place(User::types("")), file("/h/.local/state/blueflood-forward/spool.db"));
+    assert_eq!(place(User::types("").sets("XDG_STATE_HOME", "/x")), file("/x/blueflood-forward/spool.db"));
+    let systemd =
+        User::types("").sets("XDG_STATE_HOME", "/x").sets("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
+    let loaded = systemd.loads().unwrap();
+    assert_eq!(loaded.settings.spool, file("/var/lib/a/spool.db"));
+    assert_eq!(origin(&loaded.effective, "spool"), "default by $STATE_DIRECTORY");
+    assert!(User::types("").sets("HOME", "").problem().contains(":memory: to keep nothing"));
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    let loaded = User::types("--key s3cret").loads().unwrap();
+    assert_eq!(loaded.settings.key.reveal(), "s3cret");
+    assert!(!format!("{:?}", loaded.settings).contains("s3cret"));
+    assert!(!format!("{:?}", loaded.effective).contains("s3cret"));
+    for (name, text) in
+        [("/x.toml", "key = \"s3cret"), ("/x.conf", "[blueflood_carbon_forwarder]\nkey s3cret\n")]
+    {
+        let problem = User::writes(name, text).problem();
+        assert!(!problem.contains("s3cret") && problem.contains("line "), "{problem}");
+    }
+    let shown = loaded.effective.iter().map(|entry| entry.setting.shown(&entry.text)).collect::<String>();
+    assert!(!shown.contains("s3cret"));
+}
+
+/// Uncommented, the file with every default is the default: so neither its names nor its values can be wrong.
+#[test]
+fn the_example_file_says_the_defaults() {
+    let uncommented: String = example_toml()
+        .lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .filter(|line| !line.starts_with([' ', '#']))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let loaded = User::writes("/x.toml", &uncommented).loads().unwrap();
+    let mut expected = User::types("").settings();
+    assert_eq!(loaded.settings.spool, expected.spool);
+    expected.config = Some("/x.toml".into());
+    assert_eq!(format!("{:?}", loaded.settings), format!("{expected:?}"));
+    let from_file = loaded
+        .effective
+        .iter()
+        .filter(|entry| entry.origin == "file /x.toml" || entry.setting.key == "spool")
+        .count();
+    assert_eq!(from_file, TABLE.len() - 1, "all but --config itself");
+}
+
+proptest! {
+    #[test]
+    fn no_file_brings_it_down(name in prop::sample::select(&["/x.toml", "/x.yaml", "/x.conf"][..]), text in "[\\[\\]=:;# \\na-e{}\"'_&*-]{0,60}") {
+        let _ = User::writes(name, &text).loads();
+    }
+
+    #[test]
+    fn no_value_brings_it_down(index in 0..TABLE.len(), value in ".{0,20}") {
+        let _ = User::types("").and_types(&format!("--{}={value}", TABLE[index].key)).loads();
+    }
+}

@@ -1,0 +1,173 @@
+//! The command line from outside: the real binary, its output and its exit codes; and the written forms of the table
+//! of settings, which must be what the table says. `UPDATE=1 cargo test --test cli` writes those anew.
+//! Never starts the daemon.
+
+// A test that can't go on says so by a panic.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use blueflood_forward::settings;
+
+/// What a run of the binary came to.
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    /// The line of `check` about a setting, its columns apart.
+    #[track_caller]
+    fn setting(&self, key: &str) -> (&str, &str) {
+        let line = self.stdout.lines().find(|line| line.split_whitespace().next() == Some(key));
+        let line = line.unwrap_or_else(|| panic!("no {key} in {}", self.stdout));
+        let (value, origin) = line.rsplit_once("  ").expect("two columns after the key");
+        (value[key.len()..].trim(), origin)
+    }
+
+    #[track_caller]
+    fn says(&self, text: &str) {
+        assert!(self.stderr.contains(text), "{text:?} is not in:\n{}", self.stderr);
+    }
+}
+
+/// The binary in an environment of its own, with nothing but `environment` set.
+fn run(environment: &[(&str, &str)], arguments: &[&str]) -> Outcome {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"));
+    command.env_clear().env("HOME", "/home/user").envs(environment.iter().copied()).args(arguments);
+    let output = command.output().expect("the binary runs");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn file_with(name: &str, text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join(name);
+    fs::write(&path, text).expect("a file");
+    (directory, path.to_str().expect("UTF-8").to_owned())
+}
+
+/// In the repository.
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+#[test]
+fn help_teaches_and_version_tells() {
+    let help = run(&[], &["--help"]);
+    assert_eq!(help.code, Some(0));
+    for text in
+        ["What comes in", "Where it goes", "What is kept", "Seeing it", "Examples:", "[default: 30 s]"]
+    {
+        assert!(help.stdout.contains(text), "{text}");
+    }
+    let version = run(&[], &["--version"]);
+    assert_eq!(version.stdout, format!("blueflood-forward {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn check_shows_each_setting_and_its_origin() {
+    let (_directory, file) = file_with("x.yaml", "tenant: filed\nttl: 60\n");
+    let environment = [("BLUEFLOOD_FORWARD_TTL", "120"), ("BLUEFLOOD_FORWARD_KEY", "s3cret")];
+    let check = run(&environment, &["check", "--config", &file, "-i", "0.5"]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    assert_eq!(check.stdout.lines().count(), settings::TABLE.len());
+    assert_eq!(check.setting("interval"), ("0.5 s", "command line"));
+    assert_eq!(check.setting("ttl"), ("120 s", "environment BLUEFLOOD_FORWARD_TTL"));
+    assert_eq!(check.setting("tenant"), ("filed", format!("file {file}").as_str()));
+    assert_eq!(check.setting("limit"), ("0 bytes", "default"));
+    assert_eq!(check.setting("key"), ("********", "environment BLUEFLOOD_FORWARD_KEY"));
+    assert_eq!(check.setting("user"), ("no authentication", "default"));
+    check.says("warning: key is set but user is empty");
+}
+
+#[test]
+fn the_originals_example_can_be_run_with() {
+    let check = run(&[], &["check", "-c", path("tests/data/example.conf").to_str().unwrap()]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    assert_eq!(check.setting("tenant"), ("tenant", "default"));
+    assert!(check.setting("overwrite_collection_timestamp").0 == "False");
+    check.says("warning: tenant is empty");
+}
+
+#[test]
+fn wrong_settings_are_all_named_and_end_check_and_daemon_alike() {
+    let (_directory, file) = file_with("x.conf", "[blueflood_carbon_forwarder]\nmetric_prefx=a\n");
+    for command in [&["check"][..], &[]] {
+        let arguments = [command, &["-c", &file, "--ttl", "-5", "-b", "localhost:19000"]].concat();
+        let refused = run(&[("BLUEFLOOD_FORWARD_TENNANT", "a")], &arguments);
+        assert_eq!(refused.code, Some(2));
+        refused.says("metric_prefx");
+        refused.says("did you mean metric_prefix?");
+        refused.says("did you mean BLUEFLOOD_FORWARD_TENANT?");
+        refused.says("error: ttl = \"-5\" (command line): write a whole number from 1");
+        refused.says("write http://localhost:19000");
+    }
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_named() {
+    let refused =
+        run(&[], &["--log_file", "/proc/none/x.log", "-e", "tcp:0:interface=127.0.0.1", "--stats="]);
+    assert_eq!(refused.code, Some(1));
+    refused.says("log_file /proc/none/x.log: can't be opened");
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    for arguments in
+        [&["--metrik_prefix", "a"][..], &["--ttl"], &["extra"], &["-t", "a", "check"], &["--log", "x"]]
+    {
+        let refused = run(&[], arguments);
+        assert_eq!(refused.code, Some(2), "{arguments:?}");
+        refused.says("error: ");
+    }
+}
+
+#[test]
+fn options_take_dashes_underscores_and_the_last_of_several() {
+    let check = run(
+        &[],
+        &["check", "--metric-prefix", "a", "--metric_pre=b", "--overwrite-collection-timestamp", "no"],
+    );
+    assert_eq!(check.setting("metric_prefix"), ("b", "command line"));
+    assert_eq!(check.setting("overwrite_collection_timestamp"), ("no", "command line"));
+}
+
+#[test]
+fn the_example_file_is_what_the_table_says() {
+    written_as("config/blueflood-forward.toml", |_| settings::example_toml());
+}
+
+#[test]
+fn the_readme_lists_the_options_of_the_table() {
+    if !path("README.md").exists() {
+        // A source package without it can be tested all the same.
+        return;
+    }
+    written_as("README.md", |readme| {
+        let (before, rest) =
+            readme.split_once("<!-- options -->").expect("README.md has a first <!-- options -->");
+        let (_, after) =
+            rest.split_once("<!-- options -->").expect("README.md has a second <!-- options -->");
+        format!("{before}<!-- options -->\n{}\n<!-- options -->{after}", settings::table_markdown())
+    });
+}
+
+/// Holds a file of the repository to what it should be, or makes it so if asked.
+#[track_caller]
+fn written_as(name: &str, should_be: impl Fn(&str) -> String) {
+    let is = fs::read_to_string(path(name)).unwrap_or_default();
+    let should_be = should_be(&is);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path(name), should_be).expect("can be written");
+    } else {
+        assert!(
+            is == should_be,
+            "{name} is not what the table of settings says: UPDATE=1 cargo test --test cli"
+        );
+    }
+}
