@@ -1,4 +1,7 @@
 //! The actors of blueflood-forward.
+pub mod collector;
 pub mod core;
+pub mod faults;
+pub mod forwarder;
 pub mod spool;
 pub mod supervisor;

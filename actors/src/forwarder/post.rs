@@ -1,0 +1,154 @@
+//! Owns one POST: from a body to a verdict, whatever happens on the way. It never retries but once, when a
+//! connection that was kept alive turns out to be closed.
+
+use std::time::{Duration, SystemTime};
+
+use awc::{
+    Client, ClientResponse, Connector,
+    error::{ConnectError, PayloadError, SendRequestError},
+    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+use crate::core::{
+    blueflood::{Answer, Verdict, classify},
+    chunk::Encoding,
+};
+
+/// Whom to POST to, and how.
+#[derive(Clone)]
+pub struct Target {
+    /// The whole URL of the ingest endpoint.
+    pub url: String,
+    /// How long the whole answer may take.
+    pub timeout: Duration,
+    /// The most POSTs at once.
+    pub concurrency: u32,
+}
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an idle connection is kept: below what proxies usually allow (60 s), for a connection that is closed
+/// as we write to it looks like a failure.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How long any connection is used, so that a changed address in the DNS is noticed.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// The most of an answer that is read: a 207 that names 2,000 rows with names of 1 KB is about half of it.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// The client, with every option written out: awc's defaults lose or hang (`shared/traps.md`, 9).
+pub fn client(target: &Target) -> Client {
+    let connector = Connector::new()
+        .timeout(CONNECT_TIMEOUT)
+        .handshake_timeout(CONNECT_TIMEOUT)
+        .conn_keep_alive(KEEP_ALIVE)
+        .conn_lifetime(CONNECTION_LIFETIME)
+        // Above our own bound, for a request that waits for a connection would time out unsent.
+        .limit(usize::try_from(target.concurrency).unwrap_or(usize::MAX).saturating_add(16));
+    Client::builder()
+        .connector(connector)
+        // Its time-out ends at the head of the answer: ours is around the whole of it.
+        .disable_timeout()
+        // A POST that is redirected would become a GET, and its 200 a success.
+        .disable_redirects()
+        .no_default_headers()
+        .add_default_header((USER_AGENT, concat!("blueflood-forward/", env!("CARGO_PKG_VERSION"))))
+        .add_default_header((CONTENT_TYPE, "application/json"))
+        .finish()
+}
+
+/// POSTs a body.
+pub async fn post(client: &Client, target: &Target, encoding: Encoding, body: Bytes) -> Verdict {
+    let whole = async {
+        match attempt(client, target, encoding, body.clone()).await {
+            // A connection that was kept alive had been closed: that says nothing of Blueflood.
+            Err(SendRequestError::Connect(ConnectError::Disconnected)) => {
+                attempt(client, target, encoding, body).await
+            }
+            other => other,
+        }
+        .unwrap_or_else(|error| failure(&error))
+    };
+    match tokio::time::timeout(target.timeout, whole).await {
+        Ok(verdict) => verdict,
+        Err(_) => {
+            let cause = format!("no whole answer within {} s", target.timeout.as_secs_f64());
+            Verdict::NoAnswer { cause, may_be_size: true }
+        }
+    }
+}
+
+async fn attempt(
+    client: &Client,
+    target: &Target,
+    encoding: Encoding,
+    body: Bytes,
+) -> Result<Verdict, SendRequestError> {
+    let mut request = client.post(&target.url);
+    if encoding == Encoding::Deflate {
+        request = request.insert_header((CONTENT_ENCODING, "gzip"));
+    }
+    let mut response = request.send_body(body).await?;
+    let status = response.status().as_u16();
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let retry_after = header(RETRY_AFTER);
+    let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    let answer = Answer { status, retry_after: retry_after.as_deref(), body: b"", now: SystemTime::now() };
+    let early = classify(&answer);
+    if matches!(early, Verdict::Stored | Verdict::Unconfirmed) {
+        // The head says it all. The body is read only so that the connection can be used again, and not for long.
+        let _ = tokio::time::timeout(Duration::from_secs(1), read(&mut response)).await;
+        return Ok(early);
+    }
+    match read(&mut response).await {
+        // awc takes a body that was cut for a whole one.
+        Ok(body) if length.is_none_or(|length| length == body.len()) => {
+            Ok(classify(&Answer { body: &body, ..answer }))
+        }
+        Ok(body) => Ok(cut(status, &format!("its body ended after {} bytes", body.len()))),
+        Err(error) => Ok(cut(status, &error)),
+    }
+}
+
+fn cut(status: u16, how: &str) -> Verdict {
+    Verdict::NoAnswer { cause: format!("half an answer, HTTP {status}: {how}"), may_be_size: false }
+}
+
+/// Reads the body of an answer, within bounds.
+async fn read<S>(response: &mut ClientResponse<S>) -> Result<Bytes, String>
+where
+    S: futures_util::Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let mut body = BytesMut::new();
+    while let Some(piece) = response.next().await {
+        let piece = piece.map_err(|error| error.to_string())?;
+        if body.len().saturating_add(piece.len()) > ANSWER_BYTES_MAX {
+            return Err(format!("its body is longer than {ANSWER_BYTES_MAX} bytes"));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+/// What it means that no head of an answer came.
+fn failure(error: &SendRequestError) -> Verdict {
+    use std::io::ErrorKind;
+    match error {
+        SendRequestError::Timeout => Verdict::NoAnswer { cause: error.to_string(), may_be_size: true },
+        SendRequestError::Connect(ConnectError::Disconnected) => {
+            Verdict::NoAnswer { cause: "the connection was closed without an answer".into(), may_be_size: false }
+        }
+        SendRequestError::Connect(error) => Verdict::Unavailable { cause: error.to_string(), retry_after: None },
+        SendRequestError::Send(error) => Verdict::NoAnswer {
+            cause: format!("the connection broke while sending: {error}"),
+            may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        },
+        SendRequestError::Response(error) => Verdict::Unexpected(format!("no HTTP answer: {error}")),
+        SendRequestError::Url(error) => Verdict::Misconfigured(error.to_string()),
+        other => Verdict::Unavailable { cause: other.to_string(), retry_after: None },
+    }
+}
