@@ -3,3 +3,4 @@ pub mod datapoint;
 pub mod framing;
 pub mod line;
 pub mod number;
+pub mod pickle;
