@@ -50,4 +50,30 @@ reasons! {
     LineTooLong = "line_too_long",
     /// A connection that ended within a frame, or within a line that is no whole datapoint.
     Truncated = "truncated",
+    /// A frame of no bytes.
+    FrameEmpty = "frame_empty",
+    /// A frame over its bound (1 MiB); what follows it on the connection can't be told apart from it.
+    FrameTooLong = "frame_too_long",
+    /// A frame that is no pickle: an unknown opcode, too few values for one, a text or memo entry that isn't there.
+    PickleBroken = "pickle_broken",
+    /// A pickle whose end (STOP) is missing.
+    PickleUnfinished = "pickle_unfinished",
+    /// A pickle of a protocol that didn't exist when this was written (over 5).
+    PickleProtocol = "pickle_protocol",
+    /// A pickle that asks to import, build or call something. Nothing of the kind is ever done.
+    PickleCall = "pickle_call",
+    /// A pickle with containers in containers past any use.
+    PickleTooDeep = "pickle_too_deep",
+    /// A pickle that would become more than its bounds allow: values, memo entries, datapoints, or bytes of text.
+    PickleTooLarge = "pickle_too_large",
+    /// A pickle of something that is neither a list nor a tuple.
+    PickleNoList = "pickle_no_list",
+    /// An item of a pickle that isn't `(name, (timestamp, value), ...)`.
+    ItemShape = "item_shape",
+    /// An item of a pickle whose name is no text.
+    ItemName = "item_name",
+    /// An item of a pickle whose timestamp or value is no number, or one that no double is near.
+    ItemNumber = "item_number",
+    /// A name longer than Blueflood can store.
+    NameTooLong = "name_too_long",
 }

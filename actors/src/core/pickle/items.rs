@@ -1,0 +1,111 @@
+//! Owns what a frame must mean: a list of `(name, (timestamp, value), ...)`, be they lists or tuples.
+//! Never follows containers deeper than that: a list that holds itself is merely an item that is no datapoint.
+
+use super::machine::Memory;
+use super::value::{Span, Value, resolve};
+use super::{Bounds, Entry};
+use crate::core::datapoint::Reason;
+use crate::core::number;
+
+/// Reads every datapoint of `list` into `entries`.
+///
+/// The error is a frame that is no list at all, or that would become more than its bounds allow.
+pub fn read(
+    list: Value,
+    frame: &[u8],
+    memory: &Memory,
+    bounds: &Bounds,
+    entries: &mut Vec<Entry>,
+) -> Result<(), Reason> {
+    let items = memory.arenas.items(list).ok_or(Reason::PickleNoList)?;
+    let mut reader = Items { frame, memory, bounds, entries, text_bytes: 0 };
+    for item in items {
+        reader.item(item)?;
+    }
+    Ok(())
+}
+
+struct Items<'a> {
+    frame: &'a [u8],
+    memory: &'a Memory,
+    bounds: &'a Bounds,
+    entries: &'a mut Vec<Entry>,
+    text_bytes: usize,
+}
+
+impl Items<'_> {
+    /// Reads an item: as many datapoints as it has points behind its name.
+    fn item(&mut self, item: Value) -> Result<(), Reason> {
+        let Some(mut fields) = self.memory.arenas.items(item) else {
+            return self.malformed(Reason::ItemShape, item);
+        };
+        let name = match fields.next() {
+            Some(Value::Text(name)) if name.length as usize <= self.bounds.name_bytes_max => name,
+            Some(name @ Value::Text(_)) => return self.malformed(Reason::NameTooLong, name),
+            Some(other) => return self.malformed(Reason::ItemName, other),
+            None => return self.malformed(Reason::ItemShape, item),
+        };
+        let mut points = fields.peekable();
+        if points.peek().is_none() {
+            return self.malformed(Reason::ItemShape, Value::Text(name));
+        }
+        for point in points {
+            self.charge(name)?;
+            match self.point(point)? {
+                Ok((timestamp, value)) => self.push(Entry::Datapoint { name, timestamp, value })?,
+                Err(reason) => self.malformed(reason, Value::Text(name))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `(timestamp, value)`; like the original it doesn't mind what else is in there.
+    fn point(&mut self, point: Value) -> Result<Result<(f64, f64), Reason>, Reason> {
+        let Some(mut numbers) = self.memory.arenas.items(point) else { return Ok(Err(Reason::ItemShape)) };
+        let (Some(timestamp), Some(value)) = (numbers.next(), numbers.next()) else {
+            return Ok(Err(Reason::ItemShape));
+        };
+        Ok(match (self.number(timestamp)?, self.number(value)?) {
+            (Some(timestamp), Some(value)) => Ok((timestamp, value)),
+            _ => Err(Reason::ItemNumber),
+        })
+    }
+
+    fn number(&mut self, value: Value) -> Result<Option<f64>, Reason> {
+        match value {
+            Value::Number(number) => Ok(Some(number)),
+            Value::Text(text) if text.length as usize <= number::NUMBER_BYTES_MAX => {
+                self.charge(text)?;
+                Ok(number::parse(resolve(text, self.frame, &self.memory.text)))
+            }
+            Value::Text(_) | Value::Tuple(_) | Value::List(_) | Value::Encode | Value::Opaque => Ok(None),
+        }
+    }
+
+    /// Counts text that is read, or handed out, once for each time.
+    fn charge(&mut self, text: Span) -> Result<(), Reason> {
+        self.text_bytes = self.text_bytes.saturating_add(text.length as usize);
+        if self.text_bytes > self.bounds.text_bytes_max {
+            return Err(Reason::PickleTooLarge);
+        }
+        Ok(())
+    }
+
+    fn malformed(&mut self, reason: Reason, sample: Value) -> Result<(), Reason> {
+        let sample = match sample {
+            Value::Text(text) => text,
+            Value::Number(_) | Value::Tuple(_) | Value::List(_) | Value::Encode | Value::Opaque => {
+                Span::new(0, 0)
+            }
+        };
+        self.push(Entry::Malformed { reason, sample })
+    }
+
+    fn push(&mut self, entry: Entry) -> Result<(), Reason> {
+        if self.entries.len() >= self.bounds.datapoints_max {
+            return Err(Reason::PickleTooLarge);
+        }
+        self.entries.push(entry);
+        Ok(())
+    }
+}
