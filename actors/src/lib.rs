@@ -3,5 +3,6 @@ pub mod collector;
 pub mod core;
 pub mod faults;
 pub mod forwarder;
+pub mod listener;
 pub mod spool;
 pub mod supervisor;

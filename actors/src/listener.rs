@@ -1,0 +1,226 @@
+//! Owns one endpoint: a bound socket, its accept loop and its connection permits. It never decodes on its own
+//! thread's behalf: a task per connection does ([`connection`]), on one of the decoding arbiters.
+//!
+//! A connection outlives the incarnation of the listener that accepted it.
+
+mod connection;
+mod datagrams;
+mod intake;
+pub mod socket;
+
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use actix::{Actor, AsyncContext, Context, WrapFuture};
+use actix_rt::ArbiterHandle;
+use slog::{Logger, error, info, o, warn};
+use tokio::sync::{Semaphore, watch};
+
+use self::socket::{Accepted, Bound};
+use crate::{
+    collector::MetricFrame,
+    core::{datapoint::Reason, protocol::Protocol, row::Encoder},
+    faults,
+    spool::SharedLedger,
+    supervisor::{Lifeline, Link, supervised},
+};
+
+/// Bytes that all connections of the daemon may hold undecoded, together. Who needs more is cut off: a thousand
+/// senders that each stop in the middle of a frame of 1 MiB must not cost a gigabyte.
+pub const UNDECODED_BYTES_MAX: usize = 64 << 20;
+
+/// How long to wait after a failed accept: usually the process is out of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+
+/// How often one reason of malformed input is said in the log, for one endpoint.
+const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
+
+/// What all listeners share.
+#[derive(Clone)]
+pub struct Common {
+    /// Where frames go.
+    pub collector: Link<MetricFrame>,
+    /// What makes rows.
+    pub encoder: Arc<Encoder>,
+    /// Where everything is counted.
+    pub ledger: SharedLedger,
+    /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
+    pub stop: watch::Receiver<bool>,
+    /// Connections that may be open at once, over all endpoints.
+    pub permits: Arc<Semaphore>,
+    /// How long a sender may be silent.
+    pub idle_timeout: Duration,
+    /// Bytes that connections hold undecoded, over all endpoints.
+    pub undecoded_bytes: Arc<AtomicUsize>,
+    /// Where connections are decoded.
+    pub arbiters: Arc<Vec<ArbiterHandle>>,
+    /// Where things are said.
+    pub log: Logger,
+}
+
+/// What a listener looks like from outside.
+#[derive(Debug)]
+pub struct Desk {
+    /// The endpoint, with the port that it really has.
+    pub endpoint: String,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+    /// Connections open now.
+    pub connections: AtomicUsize,
+    /// Connections ever accepted.
+    pub accepted: AtomicU64,
+    /// Datapoints decoded.
+    pub datapoints: AtomicU64,
+    /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
+    pub kernel_drops: AtomicU64,
+    malformed: Mutex<BTreeMap<Reason, Malformed>>,
+}
+
+/// The malformed input of one reason.
+#[derive(Debug, Clone, Default)]
+pub struct Malformed {
+    /// How much of it there was.
+    pub count: u64,
+    /// Who sent the last, and how it began.
+    pub last: Option<(String, String)>,
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Desk {
+    /// The malformed input so far, by reason.
+    pub fn malformed(&self) -> BTreeMap<Reason, Malformed> {
+        self.malformed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts malformed input; how much of it was not said in the log, if it is time to say it.
+    fn note_malformed(&self, reason: Reason, peer: &dyn Display, sample: &[u8]) -> Option<u64> {
+        let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = malformed.entry(reason).or_default();
+        entry.count = entry.count.saturating_add(1);
+        entry.last = Some((peer.to_string(), sample.escape_ascii().to_string()));
+        if entry.said.is_some_and(|at| at.elapsed() < SAY_MALFORMED_EVERY) {
+            entry.unsaid = entry.unsaid.saturating_add(1);
+            return None;
+        }
+        entry.said = Some(Instant::now());
+        Some(std::mem::take(&mut entry.unsaid))
+    }
+}
+
+/// The actor.
+pub struct Listener {
+    _line: Lifeline,
+    socket: Arc<Bound>,
+    desk: Arc<Desk>,
+    common: Common,
+}
+
+impl Listener {
+    /// A listener on a socket that is bound already, for it outlives the incarnations.
+    pub fn new(line: Lifeline, socket: Arc<Bound>, desk: Arc<Desk>, common: Common) -> Self {
+        Self { _line: line, socket, desk, common }
+    }
+
+    /// What a listener on `socket` looks like from outside.
+    pub fn desk(socket: &Bound, protocol: Protocol) -> Arc<Desk> {
+        Arc::new(Desk {
+            endpoint: socket.to_string(),
+            protocol,
+            connections: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            datapoints: AtomicU64::new(0),
+            kernel_drops: AtomicU64::new(0),
+            malformed: Mutex::default(),
+        })
+    }
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let common = Common { log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())), ..self.common.clone() };
+        ctx.spawn(listen(self.socket.clone(), self.desk.clone(), common).into_actor(self));
+    }
+}
+
+supervised!(Listener);
+
+async fn listen(socket: Arc<Bound>, desk: Arc<Desk>, common: Common) {
+    if let Bound::Udp(socket) = &*socket {
+        return datagrams::receive(socket, &desk, common).await;
+    }
+    match socket.acceptor() {
+        Ok(acceptor) => accept(&acceptor, &desk, common).await,
+        Err(error) => error!(common.log, "cannot listen"; "error" => %error),
+    }
+}
+
+async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
+    let mut stop = common.stop.clone();
+    let mut next_arbiter = common.arbiters.iter().cycle();
+    loop {
+        // Who comes when all permits are taken waits in the kernel's backlog: nothing it sends is lost.
+        let permit = match common.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                warn!(common.log, "as many connections as --connections allows: more senders have to wait");
+                tokio::select! {
+                    permit = common.permits.clone().acquire_owned() => match permit {
+                        Ok(permit) => permit,
+                        Err(_) => return,
+                    },
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        faults::point("listener.accepted");
+        match accepted {
+            Ok((stream, peer)) => {
+                desk.accepted.fetch_add(1, Ordering::Relaxed);
+                let (desk, common) = (desk.clone(), common.clone());
+                let Some(arbiter) = next_arbiter.next() else { return };
+                arbiter.spawn_fn(move || {
+                    actix_rt::spawn(async move {
+                        desk.connections.fetch_add(1, Ordering::Relaxed);
+                        if let Err(error) = serve(stream, peer, &desk, &common).await {
+                            info!(common.log, "a connection failed"; "error" => %error);
+                        }
+                        desk.connections.fetch_sub(1, Ordering::Relaxed);
+                        drop(permit);
+                    });
+                });
+            }
+            Err(error) => {
+                warn!(common.log, "cannot accept a connection"; "error" => %error);
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: Accepted, peer: String, desk: &Arc<Desk>, common: &Common) -> io::Result<()> {
+    match stream {
+        Accepted::Tcp(stream) => {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            connection::serve(stream, peer, desk, common).await
+        }
+        Accepted::Unix(stream) => {
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            connection::serve(stream, peer, desk, common).await
+        }
+    }
+}

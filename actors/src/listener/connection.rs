@@ -1,0 +1,140 @@
+//! Owns one connection: its bytes, its framing, its patience. It never reads ahead of an unanswered reply, so a
+//! slow collector slows the sender through TCP's own window.
+
+use std::{io, pin::pin, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use bytes::BytesMut;
+use futures_util::future::{Either, select};
+use slog::{debug, warn};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::codec::Decoder;
+
+use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake};
+use crate::core::{framing::Framing, datapoint::Reason};
+
+/// What is read at once, at least, in bytes.
+const READ_BYTES: usize = 64 << 10;
+
+/// A buffer that one large frame has made larger than this is given back, in bytes.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+/// While the daemon stops, a socket that has nothing for so long holds nothing.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Bytes of one connection, counted among those of all.
+struct Undecoded<'a> {
+    bytes: BytesMut,
+    counted: usize,
+    common: &'a Common,
+}
+
+impl<'a> Undecoded<'a> {
+    fn new(common: &'a Common) -> Self {
+        Self { bytes: BytesMut::new(), counted: 0, common }
+    }
+
+    /// Counts what is in the buffer now; false if that is too much for all connections together.
+    fn count(&mut self) -> bool {
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT_BYTES_MAX {
+            self.bytes = BytesMut::new();
+        }
+        let all = &self.common.undecoded_bytes;
+        let others = all.fetch_sub(self.counted, Ordering::Relaxed).saturating_sub(self.counted);
+        self.counted = self.bytes.len();
+        all.fetch_add(self.counted, Ordering::Relaxed);
+        self.counted <= READ_BYTES || others.saturating_add(self.counted) <= UNDECODED_BYTES_MAX
+    }
+}
+
+impl Drop for Undecoded<'_> {
+    fn drop(&mut self) {
+        self.common.undecoded_bytes.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection until it ends, falls silent, breaks the protocol, or the daemon stops.
+pub(super) async fn serve(
+    mut stream: impl AsyncRead + Unpin,
+    peer: String,
+    desk: &Arc<Desk>,
+    common: &Common,
+) -> io::Result<()> {
+    let mut framing = Framing::new(desk.protocol);
+    let mut undecoded = Undecoded::new(common);
+    let mut intake = Intake::new(desk, common);
+    let mut stop = common.stop.clone();
+    loop {
+        let stopping = *stop.borrow();
+        let patience = if stopping { DRAIN_PATIENCE } else { common.idle_timeout };
+        undecoded.bytes.reserve(READ_BYTES);
+        let read = {
+            let read = pin!(tokio::time::timeout(patience, stream.read_buf(&mut undecoded.bytes)));
+            let stopped = pin!(async {
+                if stopping {
+                    std::future::pending::<()>().await;
+                }
+                // The sender of this channel lives as long as the daemon.
+                let _ = stop.wait_for(|stop| *stop).await;
+            });
+            match select(read, stopped).await {
+                Either::Left((read, _)) => read,
+                Either::Right(((), _)) => continue,
+            }
+        };
+        let ended = match read {
+            Ok(Ok(0)) => true,
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => {
+                // What came before it is whole, and what is left is a frame that was cut.
+                finish(&mut framing, &mut undecoded, &mut intake, &peer).await;
+                return Err(error);
+            }
+            Err(_) if stopping => true,
+            Err(_) => {
+                debug!(common.log, "closing a silent connection"; "peer" => &peer);
+                true
+            }
+        };
+        if ended {
+            finish(&mut framing, &mut undecoded, &mut intake, &peer).await;
+            return Ok(());
+        }
+        loop {
+            match framing.decode(&mut undecoded.bytes) {
+                Ok(Some(frame)) => {
+                    if intake.take(frame, &peer).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let sample = undecoded.bytes.get(..64).unwrap_or(&undecoded.bytes);
+                    intake.malformed(error.reason().unwrap_or(Reason::Truncated), sample, &peer);
+                    warn!(common.log, "closing a connection"; "peer" => &peer, "cause" => %error);
+                    let _ = intake.hand_off().await;
+                    return Ok(());
+                }
+            }
+        }
+        if intake.hand_off().await.is_err() {
+            return Ok(());
+        }
+        if !undecoded.count() {
+            intake.malformed(Reason::Truncated, b"", &peer);
+            warn!(common.log, "closing a connection in the middle of a frame: all senders together have sent more \
+                               unfinished frames than there is room for"; "peer" => &peer, "bytes" => UNDECODED_BYTES_MAX);
+            return Ok(());
+        }
+    }
+}
+
+/// The connection is at its end: what is whole is taken, and what is not is counted.
+async fn finish(framing: &mut Framing, undecoded: &mut Undecoded<'_>, intake: &mut Intake<'_>, peer: &str) {
+    while let Ok(Some(frame)) = framing.decode_eof(&mut undecoded.bytes) {
+        if intake.take(frame, &peer).await.is_err() {
+            return;
+        }
+    }
+    // Refused only when the daemon is at its end, and then nobody waits for these rows.
+    let _ = intake.hand_off().await;
+}

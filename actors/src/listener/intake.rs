@@ -1,0 +1,143 @@
+//! Owns the step from frames to rows in the collector's hand, with everything counted and said on the way.
+//! It never reads a socket.
+
+use std::{
+    cell::RefCell,
+    fmt::Display,
+    sync::{Arc, atomic::Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use slog::warn;
+
+use super::{Common, Desk};
+use crate::{
+    collector::{Frame as MetricRows, MetricFrame},
+    core::{
+        datapoint::{Datapoint, Reason},
+        framing::Frame,
+        ledger::Decoded,
+        line::Lines,
+        pickle::{Bounds, Decoder},
+        row::Rows,
+    },
+    supervisor::Gone,
+};
+
+/// Rows are handed on when there are so many bytes of them, even in the middle of a frame.
+const HAND_OFF_BYTES: usize = 256 << 10;
+
+/// Idle pickle decoders that a thread keeps. They hold memory, so connections share them.
+const DECODERS_KEPT: usize = 4;
+
+thread_local! {
+    static DECODERS: RefCell<Vec<Decoder>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What one sender's frames become.
+pub(super) struct Intake<'a> {
+    desk: &'a Desk,
+    common: &'a Common,
+    /// Shared with the collector while it takes them; ours again afterwards, so that its memory is used again.
+    frame: Arc<MetricRows>,
+    rows: Rows,
+    decoded: Decoded,
+    now_ms: i64,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(desk: &'a Desk, common: &'a Common) -> Self {
+        let frame = Arc::default();
+        Self { desk, common, frame, rows: Rows::default(), decoded: Decoded::default(), now_ms: now_ms() }
+    }
+
+    /// Decodes a frame; its rows are handed on when they are many.
+    pub(super) async fn take(&mut self, frame: Frame, peer: &dyn Display) -> Result<(), Gone> {
+        self.now_ms = now_ms();
+        match frame {
+            Frame::Lines(block) => {
+                let mut lines = Lines::new(&block);
+                while let Some(line) = lines.next() {
+                    match line {
+                        Ok(datapoint) => self.encode(&datapoint).await?,
+                        Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+                    }
+                }
+            }
+            Frame::Pickle(pickle) => {
+                let kept = DECODERS.with_borrow_mut(Vec::pop);
+                let mut decoder = kept.unwrap_or_else(|| Decoder::new(Bounds::default()));
+                let taken = self.take_pickle(&pickle, &mut decoder, peer).await;
+                DECODERS.with_borrow_mut(|decoders| {
+                    if decoders.len() < DECODERS_KEPT {
+                        decoders.push(decoder);
+                    }
+                });
+                taken?;
+            }
+            Frame::Malformed { reason, sample } => self.malformed(reason, &sample, peer),
+        }
+        Ok(())
+    }
+
+    async fn take_pickle(
+        &mut self,
+        pickle: &[u8],
+        decoder: &mut Decoder,
+        peer: &dyn Display,
+    ) -> Result<(), Gone> {
+        match decoder.decode(pickle) {
+            Ok(mut datapoints) => {
+                while let Some(item) = datapoints.next() {
+                    match item {
+                        Ok(datapoint) => self.encode(&datapoint).await?,
+                        Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+                    }
+                }
+            }
+            Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+        }
+        Ok(())
+    }
+
+    async fn encode(&mut self, datapoint: &Datapoint<'_>) -> Result<(), Gone> {
+        self.decoded.count(self.common.encoder.encode(datapoint, self.now_ms, &mut self.rows));
+        if self.rows.text.len() >= HAND_OFF_BYTES { self.hand_off().await } else { Ok(()) }
+    }
+
+    /// Hands all rows so far to the collector, and waits until it has them.
+    pub(super) async fn hand_off(&mut self) -> Result<(), Gone> {
+        let decoded = std::mem::take(&mut self.decoded);
+        if decoded != Decoded::default() {
+            self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
+            self.common.ledger.change(|ledger| ledger.decoded(&decoded));
+        }
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let frame = Arc::new(MetricRows::new(std::mem::take(&mut self.rows), self.now_ms));
+        self.frame = frame.clone();
+        self.common.collector.ask(|| MetricFrame(frame.clone())).await?;
+        drop(frame);
+        if let Some(frame) = Arc::get_mut(&mut self.frame) {
+            self.rows = std::mem::take(&mut frame.rows);
+            self.rows.text.clear();
+            self.rows.count = 0;
+        }
+        Ok(())
+    }
+
+    /// Counts malformed input, and says it at a bounded rate.
+    pub(super) fn malformed(&self, reason: Reason, sample: &[u8], peer: &dyn Display) {
+        self.common.ledger.change(|ledger| ledger.malformed(reason.label()));
+        if let Some(unsaid) = self.desk.note_malformed(reason, peer, sample) {
+            warn!(self.common.log, "malformed input is not forwarded";
+                "reason" => reason.label(), "peer" => %peer, "sample" => %sample.escape_ascii(), "unsaid_before" => unsaid);
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

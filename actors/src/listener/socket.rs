@@ -1,0 +1,191 @@
+//! Owns the sockets that metrics come in by: how they are bound, and what is said when they cannot be.
+//! It never reads from one.
+
+use std::{
+    fmt, fs, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::core::endpoint::{Endpoint, Transport};
+
+/// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
+const UDP_RECEIVE_BYTES: usize = 4 << 20;
+
+/// A socket that is bound.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP.
+    Tcp(TcpListener),
+    /// UDP.
+    Udp(UdpSocket),
+    /// A unix stream socket, and its file.
+    Unix(UnixListener, PathBuf),
+}
+
+/// Why a socket cannot be bound.
+#[derive(Debug)]
+pub struct BindError {
+    endpoint: String,
+    error: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, error } = self;
+        write!(f, "cannot listen on {endpoint}: {error}")?;
+        match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                f.write_str("; stop whatever listens there, or set another --endpoint")
+            }
+            io::ErrorKind::PermissionDenied => {
+                f.write_str("; ports below 1024 and some folders need privileges: set another --endpoint")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                f.write_str("; interface= must be an address of this host")
+            }
+            _ => f.write_str("; set another --endpoint"),
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+impl Bound {
+    /// Binds the socket of an endpoint.
+    ///
+    /// # Errors
+    /// [`BindError`], which names the endpoint and the fix.
+    pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
+        let bound = match &endpoint.transport {
+            Transport::Tcp { address, backlog } => tcp(*address, *backlog).map(Bound::Tcp),
+            Transport::Udp { address } => udp(*address).map(Bound::Udp),
+            Transport::Unix { path, mode, backlog } => {
+                unix(path, *mode, *backlog).map(|listener| Bound::Unix(listener, path.clone()))
+            }
+        };
+        bound.map_err(|error| BindError { endpoint: endpoint.to_string(), error })
+    }
+
+    /// The same socket for an accept loop of its own.
+    pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
+        match self {
+            Bound::Tcp(listener) => {
+                tokio::net::TcpListener::from_std(listener.try_clone()?).map(Acceptor::Tcp)
+            }
+            Bound::Unix(listener, _) => {
+                tokio::net::UnixListener::from_std(listener.try_clone()?).map(Acceptor::Unix)
+            }
+            Bound::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+/// The endpoint as it is bound: with the port that the kernel chose, if it was to.
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = |f: &mut fmt::Formatter<'_>, kind, address: io::Result<SocketAddr>| match address {
+            Ok(address) => write!(f, "{kind}:{address}"),
+            Err(_) => f.write_str(kind),
+        };
+        match self {
+            Bound::Tcp(listener) => address(f, "tcp", listener.local_addr()),
+            Bound::Udp(socket) => address(f, "udp", socket.local_addr()),
+            Bound::Unix(_, path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Bound::Unix(_, path) = self {
+            // Left behind, it is only a file that the next start takes away.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier run that linger must not keep us from starting.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    listen(&socket, backlog)?;
+    Ok(socket.into())
+}
+
+fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    // As much as the kernel allows: what does not fit is dropped before we see it.
+    let _ = socket.set_recv_buffer_size(UDP_RECEIVE_BYTES);
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn unix(path: &Path, mode: u32, backlog: u32) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    listen(&socket, backlog)?;
+    Ok(socket.into())
+}
+
+fn listen(socket: &Socket, backlog: u32) -> io::Result<()> {
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    socket.set_nonblocking(true)
+}
+
+/// Takes away the socket file of a process that is gone. One that still listens is in use.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => match UnixStream::connect(path) {
+            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => fs::remove_file(path),
+        },
+        // Anything else is not ours: binding will say that the name is taken.
+        _ => Ok(()),
+    }
+}
+
+/// A socket that accepts connections.
+pub(super) enum Acceptor {
+    /// TCP.
+    Tcp(tokio::net::TcpListener),
+    /// A unix stream socket.
+    Unix(tokio::net::UnixListener),
+}
+
+/// A connection that was accepted, not yet tied to a thread.
+pub(super) enum Accepted {
+    /// TCP.
+    Tcp(std::net::TcpStream),
+    /// A unix stream socket.
+    Unix(UnixStream),
+}
+
+impl Acceptor {
+    /// The next connection, and who it is.
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, String)> {
+        match self {
+            Acceptor::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Accepted::Tcp(stream.into_std()?), peer.to_string()))
+            }
+            Acceptor::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Accepted::Unix(stream.into_std()?), "a process on this host".to_owned()))
+            }
+        }
+    }
+}
