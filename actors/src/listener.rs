@@ -23,6 +23,7 @@ use actix::{Actor, AsyncContext, Context, WrapFuture};
 use actix_rt::ArbiterHandle;
 use slog::{Logger, error, info, o, warn};
 use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
 use self::socket::{Accepted, Bound};
 use crate::{
@@ -60,6 +61,8 @@ pub struct Common {
     pub idle_timeout: Duration,
     /// Bytes that connections hold undecoded, over all endpoints.
     pub undecoded_bytes: Arc<AtomicUsize>,
+    /// Everything that still reads a socket: the stop waits for it.
+    pub readers: TaskTracker,
     /// Where connections are decoded.
     pub arbiters: Arc<Vec<ArbiterHandle>>,
     /// Where things are said.
@@ -157,6 +160,7 @@ supervised!(Listener);
 
 async fn listen(socket: Arc<Bound>, desk: Arc<Desk>, common: Common) {
     if let Bound::Udp(socket) = &*socket {
+        let _reader = common.readers.token();
         return datagrams::receive(socket, &desk, common).await;
     }
     match socket.acceptor() {
@@ -193,6 +197,7 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                 desk.accepted.fetch_add(1, Ordering::Relaxed);
                 let (desk, common) = (desk.clone(), common.clone());
                 let Some(arbiter) = next_arbiter.next() else { return };
+                let reader = common.readers.token();
                 arbiter.spawn_fn(move || {
                     actix_rt::spawn(async move {
                         desk.connections.fetch_add(1, Ordering::Relaxed);
@@ -200,7 +205,7 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                             info!(common.log, "a connection failed"; "error" => %error);
                         }
                         desk.connections.fetch_sub(1, Ordering::Relaxed);
-                        drop(permit);
+                        drop((permit, reader));
                     });
                 });
             }

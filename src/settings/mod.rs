@@ -98,8 +98,9 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong, in every source and every setting at once.
     pub fn load(given: &ArgMatches, around: &Surroundings<'_>) -> Result<Loaded, Box<Refused>> {
-        let sources::Gathered { effective, mut problems, mut warnings } =
+        let sources::Gathered { mut effective, mut problems, mut warnings } =
             sources::Gathered::from(given, around);
+        in_memory(&mut effective);
         let find = |key: &str| effective.iter().find(|entry| entry.setting.key == key);
         let problem = |key: &str, why: String| {
             let (value, origin) = find(key).map_or_else(Default::default, |entry| {
@@ -151,6 +152,21 @@ impl Settings {
             doubts.push("key is set but user is empty: no authentication is done".to_owned());
         }
         doubts
+    }
+}
+
+/// A spool in memory has other defaults: it is smaller than a file may be, and makes the senders wait, since what it
+/// would drop is nowhere else.
+fn in_memory(effective: &mut [Effective]) {
+    if !effective.iter().any(|entry| entry.setting.key == "spool" && entry.text == ":memory:") {
+        return;
+    }
+    for (key, text) in [("spool_max", "256MiB"), ("spool_full", "block")] {
+        let unset = |entry: &&mut Effective| entry.setting.key == key && entry.origin == sources::DEFAULT_ORIGIN;
+        if let Some(entry) = effective.iter_mut().find(unset) {
+            entry.text = text.to_owned();
+            entry.origin = "default of a spool in :memory:".to_owned();
+        }
     }
 }
 

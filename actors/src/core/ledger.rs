@@ -113,6 +113,14 @@ impl Ledger {
         add(&mut self.dropped, reason, rows);
     }
 
+    /// Rows end with the process, for no spool has them.
+    pub fn stopped(&mut self, rows: u64) {
+        let in_hand = rows.min(self.open);
+        self.dropped_in_hand("stopped", in_hand);
+        self.spooled = self.spooled.saturating_sub(rows.saturating_sub(in_hand));
+        add(&mut self.dropped, "stopped", rows.saturating_sub(in_hand));
+    }
+
     /// Rows left the spool.
     pub fn settled(&mut self, settled: &Settled) {
         self.spooled = self.spooled.saturating_sub(settled.rows());

@@ -1,0 +1,278 @@
+//! Owns how the figures are shown: as JSON, as Prometheus text, and as a judgement. It never collects them.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::atomic::Ordering,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    core::ledger::{ByReason, Ledger, sum},
+    forwarder, listener, spool,
+    supervisor::Vitals,
+};
+
+/// All figures at one instant.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub(super) ledger: Ledger,
+    pub(super) spool: spool::Status,
+    pub(super) forwarder: forwarder::Status,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) actors: Vec<ActorState>,
+    pub(super) log_records_lost: u64,
+    pub(super) uptime: Duration,
+    pub(super) stopping: bool,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone)]
+pub(super) struct Listener {
+    endpoint: String,
+    protocol: String,
+    connections: usize,
+    accepted: u64,
+    datapoints: u64,
+    kernel_drops: u64,
+    malformed: BTreeMap<&'static str, (u64, Option<(String, String)>)>,
+}
+
+impl Listener {
+    pub(super) fn of(desk: &listener::Desk) -> Self {
+        let malformed = desk.malformed();
+        Self {
+            endpoint: desk.endpoint.clone(),
+            protocol: desk.protocol.to_string(),
+            connections: desk.connections.load(Ordering::Relaxed),
+            accepted: desk.accepted.load(Ordering::Relaxed),
+            datapoints: desk.datapoints.load(Ordering::Relaxed),
+            kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
+            malformed: malformed.into_iter().map(|(reason, bad)| (reason.label(), (bad.count, bad.last))).collect(),
+        }
+    }
+}
+
+/// One actor.
+#[derive(Debug, Clone)]
+pub(super) struct ActorState {
+    name: &'static str,
+    restarts: u64,
+    stuck_for: Option<Duration>,
+}
+
+impl ActorState {
+    pub(super) fn of(vitals: &Vitals) -> Self {
+        Self { name: vitals.name, restarts: vitals.restarts(), stuck_for: vitals.stuck_for() }
+    }
+}
+
+impl View {
+    /// Why the daemon should be started afresh; nothing if it is alive.
+    pub fn ailments(&self) -> Vec<String> {
+        let stuck = |actor: &ActorState| {
+            let seconds = actor.stuck_for?.as_secs();
+            Some(format!("the {} has not answered for {seconds} s", actor.name))
+        };
+        let mut wrong: Vec<_> = self.actors.iter().filter_map(stuck).collect();
+        let unaccounted = self.ledger.unaccounted();
+        if unaccounted != 0 {
+            wrong.push(format!("{unaccounted} datapoints are unaccounted for, which is a bug"));
+        }
+        wrong
+    }
+
+    /// Why it cannot take metrics or deliver them without a change; nothing if it is ready.
+    pub fn hindrances(&self) -> Vec<String> {
+        let mut wrong = self.ailments();
+        if self.stopping {
+            wrong.push("it is stopping".to_owned());
+        }
+        if let Some(cause) = &self.spool.blocked {
+            wrong.push(format!("the spool takes nothing: {cause}"));
+        }
+        if let Some(answer) = &self.forwarder.outbox.misconfigured {
+            wrong.push(format!("Blueflood refuses everything, a setting must be wrong: {answer}"));
+        }
+        wrong
+    }
+
+    /// What `/stats` shows.
+    pub fn json(&self) -> Value {
+        let Ledger { skipped, open, spooled, refused, dropped, malformed, .. } = &self.ledger;
+        let forwarder = &self.forwarder;
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": self.uptime.as_secs(),
+            "stopping": self.stopping,
+            "datapoints": {
+                "received": self.ledger.received,
+                "skipped": sum(skipped),
+                "buffered": self.ledger.buffered(),
+                "delivered": self.ledger.delivered,
+                "refused": sum(refused),
+                "dropped": sum(dropped),
+                "unaccounted": i64::try_from(self.ledger.unaccounted()).unwrap_or(i64::MAX),
+                "in_hand": open,
+                "in_spool": spooled,
+                "unconfirmed": self.ledger.unconfirmed,
+                "names_replaced": self.ledger.names_replaced,
+            },
+            "malformed": malformed,
+            "skipped": skipped,
+            "refused": refused,
+            "dropped": dropped,
+            "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
+            "forwarder": {
+                "in_flight": forwarder.outbox.in_flight,
+                "concurrency": forwarder.outbox.concurrency,
+                "set_aside": forwarder.outbox.set_aside,
+                "retries": forwarder.outbox.retries,
+                "posts": forwarder.posts,
+                "bytes_sent": forwarder.bytes_sent,
+                "payload_bytes_max": forwarder.outbox.payload_bytes_max,
+                "gate": match &forwarder.outbox.closed {
+                    None => json!({ "open": true }),
+                    Some((_, cause)) => json!({
+                        "open": false,
+                        "cause": cause,
+                        "next_try_in_s": forwarder.next_try_in.unwrap_or_default().as_secs_f64(),
+                    }),
+                },
+                "misconfigured": forwarder.outbox.misconfigured,
+                "last_error": forwarder.last_error.as_ref().map(|(text, at)| json!({ "text": text, "time": time(*at) })),
+                "last_success": forwarder.last_success.map(time),
+            },
+            "spool": {
+                "used_bytes": self.spool.used_bytes,
+                "oldest_time": self.spool.oldest_ms.map(|ms| ms / 1000),
+                "blocked": self.spool.blocked,
+                "dead_letter_bytes": self.spool.dead_letter_bytes,
+                "dead_letters_discarded": self.ledger.dead_letters_discarded,
+            },
+            "actors": self.actors.iter().map(|actor| {
+                let state = json!({ "restarts": actor.restarts, "answers": actor.stuck_for.is_none() });
+                (actor.name.to_owned(), state)
+            }).collect::<Map<_, _>>(),
+            "log": { "records_lost": self.log_records_lost },
+        })
+    }
+
+    fn listener(listener: &Listener) -> Value {
+        let malformed: Map<_, _> = listener.malformed.iter().map(|(reason, (count, last))| {
+            let last = last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
+            ((*reason).to_owned(), json!({ "count": count, "last": last }))
+        }).collect();
+        json!({
+            "endpoint": listener.endpoint,
+            "protocol": listener.protocol,
+            "connections": listener.connections,
+            "accepted": listener.accepted,
+            "datapoints": listener.datapoints,
+            "kernel_drops": listener.kernel_drops,
+            "malformed": malformed,
+        })
+    }
+
+    /// What `/metrics` shows: Prometheus text format 0.0.4.
+    pub fn prometheus(&self) -> String {
+        let mut page = Page::default();
+        let ledger = &self.ledger;
+        page.one("datapoints_received_total", "counter", "Datapoints decoded from the wire.", ledger.received);
+        page.by_reason("datapoints_skipped_total", "counter", "Datapoints that cannot be forwarded.", &ledger.skipped);
+        page.one("datapoints_buffered", "gauge", "Datapoints held here, in hand and in the spool.", ledger.buffered());
+        page.one("datapoints_delivered_total", "counter", "Datapoints that Blueflood stored.", ledger.delivered);
+        page.by_reason(
+            "datapoints_refused",
+            "gauge",
+            "Datapoints that Blueflood refused; a replay of dead letters takes them back.",
+            &ledger.refused,
+        );
+        page.by_reason("datapoints_dropped_total", "counter", "Datapoints given up by policy.", &ledger.dropped);
+        page.one("datapoints_unaccounted", "gauge", "Datapoints in no place: anything but 0 is a bug.", ledger.unaccounted());
+        page.one("datapoints_unconfirmed_total", "counter", "Datapoints delivered on a 202 only.", ledger.unconfirmed);
+        page.by_reason("malformed_total", "counter", "Input that never became a datapoint.", &ledger.malformed);
+        page.one("names_replaced_total", "counter", "Names with bytes that were not UTF-8.", ledger.names_replaced);
+
+        page.head("listener_connections", "gauge", "Open connections.");
+        for listener in &self.listeners {
+            page.sample("listener_connections", &[("endpoint", &listener.endpoint)], listener.connections);
+        }
+        page.head("listener_datapoints_total", "counter", "Datapoints decoded, by endpoint.");
+        for listener in &self.listeners {
+            page.sample("listener_datapoints_total", &[("endpoint", &listener.endpoint)], listener.datapoints);
+        }
+        page.head("listener_kernel_drops_total", "counter", "Datagrams that the kernel dropped unread.");
+        for listener in &self.listeners {
+            page.sample("listener_kernel_drops_total", &[("endpoint", &listener.endpoint)], listener.kernel_drops);
+        }
+
+        let forwarder = &self.forwarder;
+        page.one("posts_total", "counter", "Requests to Blueflood that came to an end.", forwarder.posts);
+        page.one("posts_retried_total", "counter", "Requests that were a second or later try.", forwarder.outbox.retries);
+        page.one("posts_in_flight", "gauge", "Requests under way.", forwarder.outbox.in_flight);
+        page.one("sent_bytes_total", "counter", "Bytes of request bodies, as sent.", forwarder.bytes_sent);
+        page.one("gate_open", "gauge", "1 while requests may leave freely.", u8::from(forwarder.outbox.closed.is_none()));
+        page.one("misconfigured", "gauge", "1 while Blueflood refuses everything.", u8::from(forwarder.outbox.misconfigured.is_some()));
+        let success = forwarder.last_success.map_or(0, time);
+        page.one("last_success_timestamp_seconds", "gauge", "When Blueflood last took a request.", success);
+
+        page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
+        page.one("spool_blocked", "gauge", "1 while the spool takes nothing.", u8::from(self.spool.blocked.is_some()));
+        page.one("dead_letters_bytes", "gauge", "Bytes of the dead letters.", self.spool.dead_letter_bytes);
+        page.one(
+            "dead_letters_discarded_total",
+            "counter",
+            "Dead letters that made room for newer ones.",
+            ledger.dead_letters_discarded,
+        );
+        page.head("actor_restarts_total", "counter", "How often an actor was started again.");
+        for actor in &self.actors {
+            page.sample("actor_restarts_total", &[("actor", actor.name)], actor.restarts);
+        }
+        page.one("log_records_lost_total", "counter", "Log records lost under load.", self.log_records_lost);
+        page.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime.as_secs());
+        page.head("build_info", "gauge", "The version.");
+        page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.text
+    }
+}
+
+/// Seconds since 1970.
+fn time(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// A page of Prometheus text.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "# HELP blueflood_forward_{name} {help}\n# TYPE blueflood_forward_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.text, "blueflood_forward_{name}{labels} {value}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.head(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn by_reason(&mut self, name: &str, kind: &str, help: &str, by_reason: &ByReason) {
+        self.head(name, kind, help);
+        for (reason, n) in by_reason {
+            self.sample(name, &[("reason", reason)], n);
+        }
+    }
+}
