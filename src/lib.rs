@@ -5,3 +5,4 @@ pub mod commands;
 pub mod daemon;
 pub mod logging;
 pub mod settings;
+pub mod sink;
