@@ -39,6 +39,8 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .args(settings::arguments())
         .subcommand(commands::check::command())
+        .subcommand(commands::send::command())
+        .subcommand(commands::sink::command())
         // Every long option may be cut short, as the original's could; the last of several wins.
         .infer_long_args(true)
         .args_override_self(true)
@@ -58,6 +60,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     };
     match matches.subcommand() {
         Some(("check", given)) => commands::check::run(given, around),
+        Some(("send", given)) => commands::send::run(given),
+        Some(("sink", given)) => commands::sink::run(given),
         _ => run_daemon(&matches, around),
     }
 }

@@ -203,9 +203,10 @@ impl Actors {
             log: logger.clone(),
         };
         let listen = |(socket, desk): &(Arc<Bound>, Arc<listener::Desk>)| {
+            let name = format!("listener {}", desk.endpoint);
             let (socket, desk, common) = (socket.clone(), desk.clone(), common.clone());
             let make = move |line| Listener::new(line, socket.clone(), desk.clone(), common.clone());
-            Supervised::start("listener", Arbiter::current(), storms.clone(), logger.clone(), make)
+            Supervised::start(name, Arbiter::current(), storms.clone(), logger.clone(), make)
         };
         let listeners: Vec<_> = ground.sockets.iter().map(listen).collect();
 

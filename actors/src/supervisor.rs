@@ -134,7 +134,7 @@ where
 #[derive(Debug)]
 pub struct Vitals {
     /// Its name.
-    pub name: &'static str,
+    pub name: String,
     restarts: AtomicU64,
     answered: Mutex<Instant>,
 }
@@ -214,7 +214,7 @@ where
     /// Starts an actor on an arbiter, and again on the same whenever it ends. The supervision itself runs where
     /// this is called: on the system's arbiter, where no actor's work can hold it up.
     pub fn start(
-        name: &'static str,
+        name: impl Into<String>,
         arbiter: ArbiterHandle,
         storms: Storms,
         log: Logger,
@@ -229,7 +229,7 @@ where
         };
         let (addr, died) = start();
         let vitals =
-            Arc::new(Vitals { name, restarts: AtomicU64::new(0), answered: Mutex::new(Instant::now()) });
+            Arc::new(Vitals { name: name.into(), restarts: AtomicU64::new(0), answered: Mutex::new(Instant::now()) });
         let current = Mutex::new((addr, Vec::new()));
         let shared = Arc::new(Shared { current, stopping: AtomicBool::new(false) });
         actix_rt::spawn(supervise(shared.clone(), vitals.clone(), storms, log.clone(), start, died));
@@ -275,11 +275,11 @@ async fn supervise<A: Actor<Context = Context<A>>>(
     loop {
         // It is never sent: the sender lies in the actor and is dropped with it.
         let _ = died.await;
-        if shared.stopping.load(Ordering::Acquire) || !storms.allow(vitals.name) {
+        if shared.stopping.load(Ordering::Acquire) || !storms.allow(&vitals.name) {
             return;
         }
         let restarts = vitals.restarts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        warn!(log, "an actor ended and is started again"; "actor" => vitals.name, "restarts" => restarts);
+        warn!(log, "an actor ended and is started again"; "actor" => &vitals.name, "restarts" => restarts);
         let (addr, next) = start();
         died = next;
         vitals.answered();
@@ -304,7 +304,7 @@ where
             said = false;
         }
         if let Some(stuck) = vitals.stuck_for().filter(|_| !said) {
-            error!(log, "an actor no longer answers"; "actor" => vitals.name, "seconds" => stuck.as_secs());
+            error!(log, "an actor no longer answers"; "actor" => &vitals.name, "seconds" => stuck.as_secs());
             said = true;
         }
         tokio::time::sleep(PING_EVERY).await;

@@ -1,8 +1,7 @@
-//! One file a subcommand: `command()` describes it to clap, `run()` does it.
-pub mod check;
-//! The commands beside the daemon itself, each a file with `command()` for clap and `run()`.
+//! The commands beside the daemon itself, one file each: `command()` describes it to clap, `run()` does it.
 //! None of them ever starts an actor.
 
+pub mod check;
 pub mod send;
 pub mod sink;
 

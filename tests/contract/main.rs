@@ -1,13 +1,22 @@
-//! What crosses the daemon's borders, compared with what was measured there. It never needs a network.
+//! The contracts: what others send, and what others answer, held against this project's code. It never needs a network.
+//!
+//! One binary, so that it links once. A module a contract; helpers of more than one of them in `support`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::indexing_slicing,
     clippy::panic,
-    clippy::string_slice
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr
 )]
 
+mod captures;
+mod hostile;
+mod original_cases;
+mod pickle_properties;
+mod python_pickles;
 mod raw_http;
 mod send;
 mod sink_conformance;
 mod sink_faults;
+mod support;

@@ -58,14 +58,14 @@ impl Listener {
 /// One actor.
 #[derive(Debug, Clone)]
 pub(super) struct ActorState {
-    name: &'static str,
+    name: String,
     restarts: u64,
     stuck_for: Option<Duration>,
 }
 
 impl ActorState {
     pub(super) fn of(vitals: &Vitals) -> Self {
-        Self { name: vitals.name, restarts: vitals.restarts(), stuck_for: vitals.stuck_for() }
+        Self { name: vitals.name.clone(), restarts: vitals.restarts(), stuck_for: vitals.stuck_for() }
     }
 }
 
@@ -154,7 +154,7 @@ impl View {
             },
             "actors": self.actors.iter().map(|actor| {
                 let state = json!({ "restarts": actor.restarts, "answers": actor.stuck_for.is_none() });
-                (actor.name.to_owned(), state)
+                (actor.name.clone(), state)
             }).collect::<Map<_, _>>(),
             "log": { "records_lost": self.log_records_lost },
         })
@@ -230,7 +230,7 @@ impl View {
         );
         page.head("actor_restarts_total", "counter", "How often an actor was started again.");
         for actor in &self.actors {
-            page.sample("actor_restarts_total", &[("actor", actor.name)], actor.restarts);
+            page.sample("actor_restarts_total", &[("actor", &actor.name)], actor.restarts);
         }
         page.one("log_records_lost_total", "counter", "Log records lost under load.", self.log_records_lost);
         page.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime.as_secs());
