@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use actors::core::framing::Protocol;
+use actors::core::protocol::Protocol;
 use proptest::prelude::*;
 
 use crate::support::{Point, Received, data, listing, parse_lines, receive};

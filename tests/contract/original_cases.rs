@@ -3,7 +3,7 @@
 use std::fs;
 use std::ops::Range;
 
-use actors::core::framing::Protocol;
+use actors::core::protocol::Protocol;
 use serde_json::Value;
 
 use crate::support::{data, receive};

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 use actors::core::datapoint::{Datapoint, Malformed, Reason};
-use actors::core::framing::{Frame, Framing, Protocol};
+use actors::core::framing::{Frame, Framing};
+use actors::core::protocol::Protocol;
 use actors::core::line::Lines;
 use actors::core::pickle::{Bounds, Decoder};
 use bytes::BytesMut;
