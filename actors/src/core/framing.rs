@@ -394,19 +394,4 @@ mod tests {
         assert_eq!(Connection::new(Protocol::Auto).receives("a 1 2\n\0"), [lines("a 1 2\n")]);
         assert_eq!(Connection::new(Protocol::Auto).closes(), []);
     }
-
-    #[test]
-    fn a_protocol_has_our_name_and_the_originals() {
-        for (name, protocol) in [
-            ("pickle", Protocol::Pickle),
-            ("line", Protocol::Line),
-            ("auto", Protocol::Auto),
-            ("MetricPickleReceiver", Protocol::Pickle),
-            ("MetricLineReceiver", Protocol::Line),
-        ] {
-            assert_eq!(name.parse(), Ok(protocol));
-            assert_eq!(protocol.to_string().parse(), Ok(protocol));
-        }
-        assert_eq!("Pickle".parse::<Protocol>(), Err(UnknownProtocol));
-    }
 }
