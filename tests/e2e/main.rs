@@ -1,0 +1,14 @@
+//! The daemon as a whole, as its users meet it: the real binary, real sockets, and a Blueflood that each test scripts.
+//!
+//! One binary, so that it links once. [`world`] has the helpers; a module tells the stories of one subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr
+)]
+
+mod main_job;
+mod world;

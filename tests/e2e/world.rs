@@ -1,0 +1,304 @@
+//! A daemon, a Blueflood and their ports, so that a test is a few lines in the words of the domain.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use blueflood_forward::sink::{self, Sink, SinkHandle};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long a test waits for what must happen: far longer than it takes, for a busy machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at that nobody announces.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The tenant of every test.
+pub const TENANT: &str = "acme";
+
+/// A Blueflood, and a folder for a daemon's spool.
+pub struct World {
+    pub blueflood: SinkHandle,
+    pub folder: TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(sink::Options::default())
+    }
+
+    /// A Blueflood whose clock stands at `ms`: captured streams were sent at their own time.
+    pub fn at(ms: i64) -> Self {
+        Self::with(sink::Options { clock: Arc::new(move || ms), ..sink::Options::default() })
+    }
+
+    fn with(options: sink::Options) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self { blueflood: Sink::start(listener, options).unwrap(), folder: TempDir::new().unwrap() }
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.folder.path().join("spool.db")
+    }
+
+    /// Starts a daemon that takes both protocols and sends every 100 ms; `more` options come last and win.
+    pub fn daemon(&self, more: &[&str]) -> Daemon {
+        self.try_daemon(more).expect("the daemon starts")
+    }
+
+    /// The same, with its last words if it does not start.
+    pub fn try_daemon(&self, more: &[&str]) -> Result<Daemon, Ended> {
+        let spool = self.spool();
+        let url = self.blueflood.url();
+        let mut arguments = vec!["--blueflood", &url, "--tenant", TENANT, "--spool", spool.to_str().unwrap()];
+        arguments.extend(["--stats", "127.0.0.1:0", "--log_format", "json", "--interval", "0.1"]);
+        arguments.extend(["--seal_interval", "0.05", "--backoff_max", "0.3", "--shutdown_timeout", "10"]);
+        if !more.contains(&"--endpoint") {
+            arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
+        }
+        arguments.extend(more);
+        Daemon::start(&arguments)
+    }
+
+    /// Waits until Blueflood has stored `n` different points of the tenant.
+    pub fn expect_points(&self, n: usize) {
+        let there = self.blueflood.wait_for(|state| state.points_held() >= n, PATIENCE);
+        assert!(there, "Blueflood has {} of {n} points", self.blueflood.points(TENANT).len());
+        assert_eq!(self.blueflood.points(TENANT).len(), n);
+    }
+
+    /// The names that Blueflood has, each with its value.
+    pub fn stored(&self) -> BTreeMap<String, f64> {
+        let value = |point: &sink::Point| match point.value {
+            sink::Number::Int(value) => value as f64,
+            sink::Number::Float(value) => value,
+        };
+        self.blueflood.points(TENANT).iter().map(|point| (point.name.clone(), value(point))).collect()
+    }
+}
+
+/// How a daemon ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub log: Vec<Value>,
+}
+
+impl Ended {
+    /// The figures of the closing line.
+    pub fn last_line(&self) -> &Value {
+        let stopped = self.log.iter().rev().find(|line| line["msg"] == "stopped");
+        stopped.unwrap_or_else(|| panic!("no closing line: {self:#?}"))
+    }
+
+    pub fn says(&self, words: &str) -> bool {
+        self.log.iter().any(|line| line.to_string().contains(words))
+    }
+}
+
+/// A running daemon. Dropped, it is killed.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(arguments: &[&str]) -> Result<Self, Ended> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // A panic's message is no JSON, and worth seeing.
+                let line = serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "msg": line }));
+                lines.lock().unwrap().push(line);
+            }
+        });
+        let mut daemon = Self { child, log, reader: Some(reader) };
+        let started = |daemon: &mut Self| {
+            daemon.said("forwarding").is_some() || daemon.child.try_wait().unwrap().is_some()
+        };
+        assert!(until(|| started(&mut daemon)), "it neither starts nor ends: {:#?}", daemon.log());
+        if daemon.said("forwarding").is_some() { Ok(daemon) } else { Err(daemon.wait()) }
+    }
+
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The first log line whose message is `message`.
+    pub fn said(&self, message: &str) -> Option<Value> {
+        self.log.lock().unwrap().iter().find(|line| line["msg"] == message).cloned()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The port of the first endpoint of a kind.
+    pub fn port(&self, kind: &str) -> u16 {
+        let endpoints: Vec<_> =
+            self.log().iter().filter_map(|line| line["endpoint"].as_str().map(str::to_owned)).collect();
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.starts_with(kind));
+        let port = endpoint.and_then(|endpoint| endpoint.rsplit(':').next()?.parse().ok());
+        port.unwrap_or_else(|| panic!("no {kind} endpoint in {endpoints:?}"))
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port("tcp:"))).unwrap()
+    }
+
+    /// Sends bytes on a connection of their own, and closes it.
+    pub fn send(&self, bytes: impl AsRef<[u8]>) {
+        self.connect().write_all(bytes.as_ref()).unwrap();
+    }
+
+    /// Sends `n` lines `name.0`, `name.1` and so on, with their numbers as values.
+    pub fn send_lines(&self, name: &str, n: usize) {
+        self.send(lines(name, n));
+    }
+
+    pub fn send_datagram(&self, bytes: impl AsRef<[u8]>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(bytes.as_ref(), ("127.0.0.1", self.port("udp:"))).unwrap();
+    }
+
+    /// GETs a path of the stats port: the status and the body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path, "localhost").unwrap_or_else(|| panic!("{path} is not answered: {:#?}", self.log()))
+    }
+
+    /// A request to the stats port; `None` if it is not answered.
+    pub fn request(&self, method: &str, path: &str, host: &str) -> Option<(u16, String)> {
+        let url = self.said("showing its figures")?["url"].as_str()?.to_owned();
+        let address = url.strip_prefix("http://")?.split('/').next()?.to_owned();
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let length = "Content-Length: 0\r\n";
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    /// What `/stats` shows. The law of the ledger is checked each time.
+    pub fn stats(&self) -> Value {
+        let (status, body) = self.get("/stats");
+        assert_eq!(status, 200, "{body}");
+        let stats: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(stats["datapoints"]["unaccounted"], 0, "{stats:#}");
+        stats
+    }
+
+    /// A count of the ledger.
+    pub fn count(&self, place: &str) -> u64 {
+        self.stats()["datapoints"][place].as_u64().unwrap()
+    }
+
+    /// Waits until the stats are as they should be.
+    pub fn expect(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+        assert!(until(|| holds(&self.stats())), "never {what}: {:#}\n{:#?}", self.stats(), self.log());
+    }
+
+    /// Waits until everything that was received, at least `n`, is delivered.
+    pub fn expect_delivered(&self, n: u64) {
+        self.expect(&format!("{n} delivered"), |stats| {
+            stats["datapoints"]["delivered"].as_u64().unwrap() >= n && stats["datapoints"]["buffered"] == 0
+        });
+        assert_eq!(self.count("delivered"), n);
+    }
+
+    /// Waits until a line with this message is in the log.
+    pub fn expect_said(&self, message: &str) -> Value {
+        assert!(until(|| self.said(message).is_some()), "never said {message:?}: {:#?}", self.log());
+        self.said(message).unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Stops it as systemd does.
+    pub fn stop(self) -> Ended {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Kills it as nothing can be caught.
+    pub fn kill(mut self) -> Ended {
+        self.child.kill().unwrap();
+        self.wait()
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Ended {
+        let ended = until(|| self.child.try_wait().unwrap().is_some());
+        assert!(ended, "it does not end: {:#?}", self.log());
+        let code = self.child.wait().unwrap().code();
+        self.reader.take().unwrap().join().unwrap();
+        Ended { code, log: self.log() }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something holds that nobody announces; false if it does not within [`PATIENCE`].
+pub fn until(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    true
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// `n` lines `name.0`, `name.1` and so on, of now, with their numbers as values.
+pub fn lines(name: &str, n: usize) -> String {
+    let now = now();
+    (0..n).map(|i| format!("{name}.{i} {i} {now}\n")).collect()
+}
+
+/// Datapoints as carbon-relay frames them: protocol 2, behind their length.
+pub fn frame(datapoints: &[(&str, f64)]) -> Vec<u8> {
+    let points: Vec<_> = datapoints.iter().map(|&(name, value)| (name, (now(), value))).collect();
+    let options = serde_pickle::SerOptions::new().proto_v2();
+    let pickle = serde_pickle::to_vec(&points, options).unwrap();
+    let mut frame = u32::try_from(pickle.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend(pickle);
+    frame
+}
+
+/// A file that came with the tests.
+pub fn data(path: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
