@@ -39,6 +39,8 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .args(settings::arguments())
         .subcommand(commands::check::command())
+        .subcommand(commands::spool::command())
+        .subcommand(commands::dead_letters::command())
         .subcommand(commands::send::command())
         .subcommand(commands::sink::command())
         // Every long option may be cut short, as the original's could; the last of several wins.
@@ -60,6 +62,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     };
     match matches.subcommand() {
         Some(("check", given)) => commands::check::run(given, around),
+        Some(("spool", given)) => commands::spool::run(given, around),
+        Some(("dead-letters", given)) => commands::dead_letters::run(given, around),
         Some(("send", given)) => commands::send::run(given),
         Some(("sink", given)) => commands::sink::run(given),
         _ => run_daemon(&matches, around),

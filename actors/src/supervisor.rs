@@ -228,8 +228,11 @@ where
             (addr, died)
         };
         let (addr, died) = start();
-        let vitals =
-            Arc::new(Vitals { name: name.into(), restarts: AtomicU64::new(0), answered: Mutex::new(Instant::now()) });
+        let vitals = Arc::new(Vitals {
+            name: name.into(),
+            restarts: AtomicU64::new(0),
+            answered: Mutex::new(Instant::now()),
+        });
         let current = Mutex::new((addr, Vec::new()));
         let shared = Arc::new(Shared { current, stopping: AtomicBool::new(false) });
         actix_rt::spawn(supervise(shared.clone(), vitals.clone(), storms, log.clone(), start, died));

@@ -2,8 +2,10 @@
 //! None of them ever starts an actor.
 
 pub mod check;
+pub mod dead_letters;
 pub mod send;
 pub mod sink;
+pub mod spool;
 
 use std::fmt::Display;
 use std::io::Write;

@@ -6,6 +6,7 @@
 //! spool has a chunk, the ledger is changed in the same transaction as the data, so that the law holds across
 //! `kill -9`.
 
+pub mod inspect;
 pub mod open;
 pub mod store;
 mod worker;
@@ -226,8 +227,8 @@ impl Spool {
         let status = Arc::new(Mutex::new(Status::default()));
         let worker = worker::Worker::new(options, opened, ledger.clone(), status.clone(), Box::new(say));
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || worker.run(&inbox));
-        let thread =
-            thread.map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
+        let thread = thread
+            .map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
         Ok((Self { requests, ledger, status }, SpoolThread(thread)))
     }
 

@@ -115,7 +115,8 @@ impl Store {
             }
             (APPLICATION_ID, VERSION) => {}
             _ => {
-                let text = format!("not a spool of this version (application {application:#x}, version {version})");
+                let text =
+                    format!("not a spool of this version (application {application:#x}, version {version})");
                 let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
                 return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
             }
@@ -172,9 +173,9 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn load(&self, id: ChunkId) -> Result<Option<Loaded>> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1")?;
+        let mut statement = self.db.prepare_cached(
+            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1",
+        )?;
         statement.query_row([id], loaded).optional()
     }
 
@@ -222,7 +223,8 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn oldest_before(&self, received_ms: i64) -> Result<Option<ChunkId>> {
-        let mut statement = self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
+        let mut statement =
+            self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
         let oldest: Option<(ChunkId, i64)> =
             statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         Ok(oldest.filter(|&(_, at)| at < received_ms).map(|(id, _)| id))

@@ -222,7 +222,9 @@ impl Worker {
         if !open::is_damage(error) {
             return SpoolError::Disk(error.to_string());
         }
-        let Place::File(path) = self.options.place.clone() else { return SpoolError::Disk(error.to_string()) };
+        let Place::File(path) = self.options.place.clone() else {
+            return SpoolError::Disk(error.to_string());
+        };
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string()) {
             Ok((store, salvage)) => {
                 self.store = store;
@@ -387,7 +389,10 @@ impl Worker {
             return;
         }
         let together = self.write(|worker, after| {
-            settles.iter().map(|(chunks, fate, _)| worker.settle(chunks, fate, after)).collect::<Result<Vec<_>, _>>()
+            settles
+                .iter()
+                .map(|(chunks, fate, _)| worker.settle(chunks, fate, after))
+                .collect::<Result<Vec<_>, _>>()
         });
         match together {
             Ok(requeued) => {
@@ -436,7 +441,8 @@ impl Worker {
         self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), now_ms())?;
         self.store.count("delivered", "", delivered)?;
         self.store.count_by_reason("refused", &by_reason)?;
-        let bytes: usize = refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
+        let bytes: usize =
+            refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
         after.dead_letter_bytes = after.dead_letter_bytes.saturating_add_unsigned(bytes as u64);
         self.bound_dead_letters(after)?;
         after.settled(Settled { delivered, refused: by_reason, ..Settled::default() });
@@ -448,7 +454,8 @@ impl Worker {
 
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
         let mut discarded: u64 = 0;
-        while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes) > self.options.dead_letter_bytes_max
+        while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes)
+            > self.options.dead_letter_bytes_max
         {
             let Some(bytes) = self.store.discard_oldest_dead_letter()? else { break };
             after.dead_letter_bytes = after.dead_letter_bytes.saturating_sub_unsigned(bytes);

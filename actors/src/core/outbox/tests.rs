@@ -80,7 +80,10 @@ impl World {
                 }
                 for id in held {
                     assert!(self.spool.contains_key(id), "a settled chunk is never sent again");
-                    assert!(!self.in_flight.values().flatten().any(|other| other == id), "{id} is in flight twice");
+                    assert!(
+                        !self.in_flight.values().flatten().any(|other| other == id),
+                        "{id} is in flight twice"
+                    );
                 }
                 assert!(!chunks.is_empty());
                 self.sent.push(chunks.clone());
@@ -354,7 +357,8 @@ fn chunks_that_somebody_else_put_into_the_spool_are_sent_too() {
 }
 
 fn any_verdict() -> impl Strategy<Value = Verdict> {
-    let no_answer = any::<bool>().prop_map(|may_be_size| Verdict::NoAnswer { cause: "reset".into(), may_be_size });
+    let no_answer =
+        any::<bool>().prop_map(|may_be_size| Verdict::NoAnswer { cause: "reset".into(), may_be_size });
     prop_oneof![
         4 => Just(Verdict::Stored),
         1 => Just(Verdict::Unconfirmed),

@@ -1,0 +1,48 @@
+# `make` lists what there is. Each target does its own set-up; Rust and python3 are all it takes for granted.
+CARGO ?= cargo
+# Set by `make torture`: how often the daemon is killed under load.
+TORTURE_ROUNDS ?= 300
+# Set by `make fuzz`: seconds for each target.
+FUZZ_SECONDS ?= 20
+
+.PHONY: help run test lint build release torture fuzz bench bench-micro clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it
+	@config/try.sh target/debug/blueflood-forward
+
+test: lint ## everything that must hold
+	$(CARGO) test --workspace --features faults
+
+lint: components ## format, clippy and docs, every warning an error
+	$(CARGO) fmt --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --features faults -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+
+build: ## the program, for trying: target/debug/blueflood-forward
+	$(CARGO) build
+
+release: ## the program, for use: target/release/blueflood-forward
+	$(CARGO) build --release
+	@ls -l target/release/blueflood-forward | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
+
+torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
+	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture
+
+fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
+	@cd tests/fuzz && for target in $$($(CARGO) fuzz list --fuzz-dir .); do \
+		$(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+.PHONY: components
+components:
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -rf .cache

@@ -1,0 +1,160 @@
+//! Owns `blueflood-forward spool`: what is in a spool, its rows, and whether it is whole. It changes nothing, and works
+//! beside a running daemon.
+
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actors::spool::inspect::{Info, Inspector};
+use clap::{Arg, ArgMatches, Command};
+
+use super::{complain, say};
+use crate::cli;
+use crate::settings::{self, Settings, SpoolPlace, Surroundings};
+
+/// How clap knows it.
+pub fn command() -> Command {
+    Command::new("spool")
+        .about("Look into the spool: what is kept here because it is not delivered yet")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("info")
+                .about("What is in it: datapoints, bytes, ages, the ledger")
+                .args(arguments()),
+        )
+        .subcommand(
+            Command::new("export")
+                .about("Print every datapoint in it as a line of JSON, the oldest first")
+                .args(arguments()),
+        )
+        .subcommand(
+            Command::new("verify")
+                .about("Check all of it: SQLite's own check, each chunk's checksum, the ledger")
+                .after_help("Exit status: 0 if it is whole, 1 if not.")
+                .args(arguments()),
+        )
+        .after_help("All of these work beside a running daemon, and change nothing.")
+}
+
+/// The options that say which spool is meant.
+pub(super) fn arguments() -> impl Iterator<Item = Arg> {
+    settings::arguments().filter(|argument| ["spool", "config"].contains(&argument.get_id().as_str()))
+}
+
+/// Does what was asked.
+pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
+    let Some((what, given)) = given.subcommand() else { return ExitCode::FAILURE };
+    with_spool(given, around, |inspector, path| match what {
+        "export" => export(inspector),
+        "verify" => verify(inspector, path),
+        _ => inspector
+            .info()
+            .map(|info| show(&info, path, around.now))
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Box::from),
+    })
+}
+
+/// Opens the spool that the settings name, and does something with it.
+pub(super) fn with_spool(
+    given: &ArgMatches,
+    around: &Surroundings<'_>,
+    work: impl FnOnce(&Inspector, &Path) -> Result<ExitCode, Box<dyn std::error::Error>>,
+) -> ExitCode {
+    let path = match Settings::load(given, around) {
+        Ok(loaded) => match loaded.settings.spool {
+            SpoolPlace::File(path) => path,
+            SpoolPlace::Memory => {
+                complain(
+                    "error: a spool in :memory: is only in the daemon that has it: name a file with --spool",
+                );
+                return ExitCode::FAILURE;
+            }
+        },
+        Err(refused) => return cli::refuse(*refused),
+    };
+    match open(&path).and_then(|inspector| work(&inspector, &path)) {
+        Ok(code) => code,
+        // Whoever closed our output (`export | head`) has had enough.
+        Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("error: {}: {error}", path.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn open(path: &PathBuf) -> Result<Inspector, Box<dyn std::error::Error>> {
+    if !path.exists() {
+        return Err("there is no spool: name the daemon's with --spool or --config".into());
+    }
+    Ok(Inspector::open(path)?)
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn show(info: &Info, path: &Path, now: SystemTime) {
+    let ledger = &info.ledger;
+    say(format_args!("spool         {}", path.display()));
+    say(format_args!("datapoints    {} in {} chunks", info.rows, info.chunks));
+    let each = if info.rows == 0 { 0.0 } else { info.body_bytes as f64 / info.rows as f64 };
+    say(format_args!(
+        "bytes         {} kept, {} as text, {each:.1} a datapoint",
+        info.body_bytes, info.raw_bytes
+    ));
+    say(format_args!("file          {} bytes in use", info.used_bytes));
+    say(format_args!("oldest        {}", age(info.oldest_ms, now)));
+    say(format_args!("newest        {}", age(info.newest_ms, now)));
+    let (letters, replays) = info.dead_letters;
+    say(format_args!("dead letters  {letters}, of them {replays} to be sent again"));
+    say(format_args!(
+        "ledger        received {} = skipped {} + here {} + delivered {} + refused {} + dropped {} (unaccounted {})",
+        ledger.received,
+        actors::core::ledger::sum(&ledger.skipped),
+        ledger.spooled,
+        ledger.delivered,
+        info.refused(),
+        actors::core::ledger::sum(&ledger.dropped),
+        ledger.unaccounted(),
+    ));
+}
+
+/// A time, and how long ago that is.
+pub(super) fn age(at_ms: Option<i64>, now: SystemTime) -> String {
+    let Some(at) = at_ms.and_then(|ms| u64::try_from(ms).ok()) else { return "none".to_owned() };
+    let at = UNIX_EPOCH + Duration::from_millis(at);
+    let ago = Duration::from_secs(now.duration_since(at).unwrap_or_default().as_secs());
+    format!("{}, {} ago", humantime::format_rfc3339_seconds(at), humantime::format_duration(ago))
+}
+
+fn export(inspector: &Inspector) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let damaged = inspector.rows(|row| -> Result<(), Box<dyn std::error::Error>> {
+        out.write_all(row)?;
+        Ok(out.write_all(b"\n")?)
+    })?;
+    out.flush()?;
+    if damaged == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    complain(format_args!("error: {damaged} datapoints cannot be read: see `spool verify`"));
+    Ok(ExitCode::FAILURE)
+}
+
+fn verify(inspector: &Inspector, path: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let wrong = inspector.verify()?;
+    if wrong.is_empty() {
+        say(format_args!("{} is whole", path.display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    wrong.iter().for_each(say);
+    complain(format_args!(
+        "error: {} is damaged: the daemon sets it aside when it meets the damage, and salvages what can be read",
+        path.display()
+    ));
+    Ok(ExitCode::FAILURE)
+}
