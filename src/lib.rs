@@ -1,1 +1,2 @@
 //! The program around the actors: settings, commands, logging.
+pub mod sink;

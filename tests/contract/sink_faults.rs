@@ -1,0 +1,201 @@
+//! Every fault that a script knows, as a plain TCP client meets it. It never goes through the daemon.
+
+use crate::raw_http::{Client, PATIENCE, SILENCE, Seen, post, start_sink};
+use blueflood_forward::sink::{Act, Answer, Options, Script, SinkHandle, Step};
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+const INGEST: &str = "/v2.0/t/ingest";
+
+fn row(name: &str) -> String {
+    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    format!(r#"{{"metricName":"{name}","metricValue":1.5,"collectionTime":{now_ms},"ttlInSeconds":60}}"#)
+}
+
+fn batch(names: &[&str]) -> String {
+    format!("[{}]", names.iter().map(|name| row(name)).collect::<Vec<_>>().join(","))
+}
+
+fn scripted(text: &str) -> SinkHandle {
+    let sink = start_sink(Options::default());
+    sink.script(Script::parse(text).unwrap());
+    sink
+}
+
+/// What one POST meets under a script, and how many points are stored then.
+fn met(text: &str) -> (Seen, usize) {
+    let sink = scripted(text);
+    let mut client = Client::connect(&sink);
+    client.send(post(INGEST, "", batch(&["a"])));
+    let seen = client.see_within(if text.starts_with("timeout") || text.starts_with("stall") {
+        SILENCE
+    } else {
+        PATIENCE
+    });
+    (seen, sink.points("t").len())
+}
+
+fn status(text: &str) -> (u16, usize) {
+    let (seen, stored) = met(text);
+    (seen.status(), stored)
+}
+
+#[test]
+fn answers_store_only_what_they_are_told_to() {
+    assert_eq!(status("ok"), (200, 1));
+    assert_eq!(status("lie"), (200, 0));
+    assert_eq!(status("503"), (503, 0));
+    assert_eq!(status("503/stored"), (503, 1));
+    assert_eq!(status("202"), (202, 0));
+    assert_eq!(status("202/stored"), (202, 1));
+    assert_eq!(met("timeout"), (Seen::Silence(String::new()), 0));
+    assert_eq!(met("timeout/stored"), (Seen::Silence(String::new()), 1));
+    assert_eq!(met("close"), (Seen::Closed, 0));
+    assert_eq!(met("reset"), (Seen::Reset, 0));
+    assert_eq!(met("reset/stored"), (Seen::Reset, 1));
+    assert_eq!(met("half/stored"), (Seen::Part("HTTP/1.1 200 OK\r\nContent-Le".into()), 1));
+}
+
+#[test]
+fn a_script_ends_and_all_is_normal_again() {
+    let sink = scripted("503x2,timeout,429?Retry-After=2");
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&["a"])).status(), 503);
+    // Read-back is never scripted.
+    assert_eq!(client.get("/v2.0").status(), 200);
+    assert_eq!(client.post(INGEST, batch(&["a"])).status(), 503);
+    client.send(post(INGEST, "", batch(&["a"])));
+    assert_eq!(client.see_within(SILENCE), Seen::Silence(String::new()));
+    assert_eq!(
+        client.post(INGEST, batch(&["a"])),
+        Seen::Answer(
+            "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 2\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n"
+                .into()
+        )
+    );
+    assert_eq!(client.post(INGEST, batch(&["a"])).status(), 200);
+    assert_eq!(sink.read(|state| state.requests_seen()), 5);
+}
+
+#[test]
+fn a_redirect_says_where_to() {
+    let (seen, _) = met("302");
+    assert!(matches!(&seen, Seen::Answer(answer) if answer.contains("Location: /login\r\n")), "{seen:?}");
+}
+
+#[test]
+fn garbage_and_bodies_that_never_end() {
+    let (seen, _) = met("garbage");
+    assert!(matches!(seen, Seen::Part(part) if !part.starts_with("HTTP")));
+    let (seen, _) = met("stall");
+    assert!(
+        matches!(seen, Seen::Silence(part) if part.ends_with("Content-Length: 100\r\nConnection: keep-alive\r\n\r\n"))
+    );
+
+    let sink = scripted("endless");
+    let mut client = Client::connect(&sink);
+    client.send(post(INGEST, "", batch(&["a"])));
+    let mut read = vec![0; 100_000];
+    client.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.stream.read_exact(&mut read).unwrap();
+    assert!(read.starts_with(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"));
+}
+
+#[test]
+fn a_late_answer_is_late_and_concurrency_is_seen() {
+    let sink = scripted("late:300x2");
+    let began = Instant::now();
+    let mut clients = [Client::connect(&sink), Client::connect(&sink)];
+    clients.iter_mut().for_each(|client| client.send(post(INGEST, "", batch(&["a"]))));
+    clients.iter_mut().for_each(|client| assert_eq!(client.see().status(), 200));
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(sink.read(|state| state.concurrency_max()), 2);
+}
+
+#[test]
+fn early_answers_come_before_the_body() {
+    for (script, expected) in [
+        (
+            "early:413",
+            Seen::Answer("HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 0\r\n\r\n".into()),
+        ),
+        ("reset-unread", Seen::Reset),
+    ] {
+        let sink = scripted(script);
+        let mut client = Client::connect(&sink);
+        client.send(format!("POST {INGEST} HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n"));
+        assert_eq!(client.see(), expected, "{script}");
+    }
+}
+
+#[test]
+fn a_poison_row_costs_whoever_travels_with_it() {
+    let sink = scripted("if(poison)400");
+    let mut client = Client::connect(&sink);
+    for _ in 0..3 {
+        let answer = client.post(INGEST, batch(&["a", "poison"]));
+        assert_eq!(answer.status(), 400);
+        assert!(answer.body().contains("Cannot parse content"));
+        assert_eq!(client.post(INGEST, batch(&["a"])).status(), 200);
+    }
+    assert_eq!(sink.points("t").iter().map(|point| point.times).collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn rows_can_be_refused_by_name() {
+    let sink = scripted("refuse(bad.)");
+    let mut client = Client::connect(&sink);
+    let answer = client.post(INGEST, batch(&["bad.one", "good", "bad.two"]));
+    assert_eq!(answer.status(), 207);
+    assert_eq!(answer.body().matches("refused by the sink's script").count(), 2);
+    assert_eq!(client.post(INGEST, batch(&["bad.one"])).status(), 400);
+    assert_eq!(sink.points("t").len(), 1);
+}
+
+#[test]
+fn an_answer_can_be_any_bytes() {
+    let sink = start_sink(Options::default());
+    let answer = Answer { headers: vec!["X: y".into()], ..Answer::with_body(418, "tea") };
+    sink.script(Script::new().then(Step::from(Act::Answer(answer)).times(2)));
+    let seen = Client::connect(&sink).post(INGEST, batch(&["a"]));
+    assert_eq!((seen.status(), seen.body()), (418, "tea"));
+}
+
+#[test]
+fn a_pause_is_a_crash_and_a_resume_a_restart() {
+    let sink = start_sink(Options::default());
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&["a"])).status(), 200);
+    sink.pause();
+    assert_eq!(client.see(), Seen::Closed);
+    assert!(TcpStream::connect(("127.0.0.1", sink.port())).is_err());
+    sink.resume().unwrap();
+    assert_eq!(Client::connect(&sink).post(INGEST, batch(&["b"])).status(), 200);
+    assert_eq!(sink.points("t").len(), 2);
+}
+
+#[test]
+fn waiting_ends_with_the_change_or_the_patience() {
+    let sink = start_sink(Options::default());
+    assert!(!sink.wait_for(|state| state.rows_stored() > 0, Duration::from_millis(20)));
+    let mut client = Client::connect(&sink);
+    client.send(post(INGEST, "", batch(&["a", "b"])));
+    assert!(sink.wait_for(|state| state.rows_stored() == 2, PATIENCE));
+    assert_eq!(sink.read(|state| state.last_name().to_owned()), "b");
+}
+
+#[test]
+fn requests_are_remembered_up_to_their_cap() {
+    let sink = start_sink(Options { received_bytes_max: 2000, ..Options::default() });
+    let mut client = Client::connect(&sink);
+    for _ in 0..20 {
+        assert_eq!(client.post(INGEST, batch(&["a"])).status(), 200);
+    }
+    let requests = sink.requests();
+    assert!((1..10).contains(&requests.len()), "{}", requests.len());
+    assert!(requests[0].body.starts_with(b"[{\"metricName\":\"a\""));
+    assert_eq!(requests[0].header("host"), Some("sink"));
+    sink.clear();
+    assert!(sink.requests().is_empty());
+}
