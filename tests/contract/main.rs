@@ -8,5 +8,6 @@
 )]
 
 mod raw_http;
+mod send;
 mod sink_conformance;
 mod sink_faults;
