@@ -28,6 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
+Examples:
   blueflood-forward send my.metric 1.5
   blueflood-forward send my.metric 1.5 1700000000
   echo 'my.metric 1.5' | blueflood-forward send

@@ -21,7 +21,7 @@ It answers POST /v2.0/TENANT/ingest as a real Blueflood does, refusals, silences
 datapoints in memory, so that you can read them back:
 
   curl 'http://127.0.0.1:19000/v2.0/tenant/views/my.metric?from=0&to=9999999999999&resolution=FULL'
-  curl 'http://127.0.0.1:19000/v2.0/tenant/views?from=0&to=9999999999999&resolution=FULL' -d '[\"my.metric\",\"other\"]'
+  curl -d '[\"a\",\"b\"]' 'http://127.0.0.1:19000/v2.0/tenant/views?from=0&to=9999999999999&resolution=FULL'
 
 --answers has it misbehave, step by step, and then be normal again:
 

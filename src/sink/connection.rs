@@ -49,11 +49,11 @@ async fn requests(client: &mut Reader, shared: &Shared) -> io::Result<()> {
                     Route::Ingest { tenant, .. } => Answer::refusal(400, &tenant, "Cannot parse content"),
                     _ => Answer::empty(404),
                 };
-                client.write(&answer.to_bytes(false)).await?;
+                client.close_after(&answer.to_bytes(false)).await?;
                 After::Closed
             }
             Next::NotHttp => {
-                client.write(&Answer::empty(404).to_bytes(false)).await?;
+                client.close_after(&Answer::empty(404).to_bytes(false)).await?;
                 After::Closed
             }
             Next::End => After::Closed,
@@ -71,7 +71,7 @@ async fn request(client: &mut Reader, head: Head, shared: &Shared) -> io::Result
     if scripted && let Some(plan) = shared.change(|state| state.script.take_early()) {
         shared.change(|state| state.record(received(&head, Bytes::new(), 0)));
         if let Act::Early(status) = plan.act {
-            client.write(&own_words(status, Vec::new(), "").to_bytes(false)).await?;
+            client.close_after(&own_words(status, Vec::new(), "").to_bytes(false)).await?;
         } else {
             client.stream.set_zero_linger()?;
         }
@@ -147,8 +147,14 @@ async fn ingest(
         Act::Status(status, headers) => send(client, head, &own_words(status, headers, tenant)).await,
         Act::Answer(answer) => send(client, head, &answer).await,
         Act::Silence => Ok(After::Open),
-        Act::Half => close_after(client, HALF).await,
-        Act::Garbage => close_after(client, GARBAGE).await,
+        Act::Half => {
+            client.close_after(HALF).await?;
+            Ok(After::Closed)
+        }
+        Act::Garbage => {
+            client.close_after(GARBAGE).await?;
+            Ok(After::Closed)
+        }
         Act::Close => Ok(After::Closed),
         Act::Reset => {
             client.stream.set_zero_linger()?;
@@ -169,11 +175,6 @@ async fn send(client: &mut Reader, head: &Head, answer: &Answer) -> io::Result<A
     let keep_alive = head.keep_alive();
     client.write(&answer.to_bytes(keep_alive)).await?;
     Ok(if keep_alive { After::Open } else { After::Closed })
-}
-
-async fn close_after(client: &mut Reader, bytes: &[u8]) -> io::Result<After> {
-    client.write(bytes).await?;
-    Ok(After::Closed)
 }
 
 /// Ends when the client goes away, as a write to it then fails.

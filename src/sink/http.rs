@@ -148,6 +148,14 @@ impl Reader {
         }
     }
 
+    /// Writes last bytes and closes, in such a way that they arrive: a close over unread bytes would be a reset,
+    /// and a reset overtakes them.
+    pub async fn close_after(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write(bytes).await?;
+        self.stream.shutdown().await?;
+        self.swallow().await
+    }
+
     /// Writes bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await

@@ -16,7 +16,8 @@
 //! state ── store    what was received and what is kept, bounded
 //! ```
 //!
-//! Bounds: [`CONNECTIONS_MAX`] connections, each holding at most one body of [`BODY_BYTES_MAX`] bytes;
+//! Bounds: [`CONNECTIONS_MAX`] connections, each holding at most one body of [`BODY_BYTES_MAX`] bytes and one answer
+//! (16 MiB of refused rows, 100,000 values read back);
 //! [`Options::points_max`] points with [`NAME_BYTES_MAX`] bytes of names; [`Options::received_bytes_max`] bytes of
 //! requests. Whatever came first goes first. Time is not bounded, as it is not in the real thing: an idle
 //! connection stays.

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 
 /// Metrics in one `POST .../views` at most.
 const METRICS_MAX: usize = 100;
+/// Values in one answer at most, so that no query costs more than some 30 MB. The real thing has no such limit.
+const VALUES_MAX: usize = 100_000;
+const TOO_MANY_VALUES: &str = "The stand-in gives 100,000 values at once at most: narrow 'from' and 'to'.";
 /// How far apart Blueflood takes raw points to be when it picks a resolution for `points=N`.
 const FULL_INTERVAL_MS: i64 = 30_000;
 
@@ -40,7 +43,9 @@ pub(super) fn one(store: &Store, tenant: &str, name: &str, query: Option<&str>) 
         Err(message) => return Answer::refusal(400, tenant, &message),
     };
     let series = store.get(tenant, name);
-    let values = query.values(series, "    ");
+    let Some(values) = query.values(series, "    ", VALUES_MAX) else {
+        return Answer::refusal(400, tenant, TOO_MANY_VALUES);
+    };
     Answer::with_body(
         200,
         format!(
@@ -70,19 +75,22 @@ pub(super) fn many(store: &Store, tenant: &str, query: Option<&str>, body: &str)
         let message = "Too many metrics fetch in a single call. Max limit is 100.";
         return Answer::refusal(400, tenant, message);
     }
-    let metrics: Vec<String> = names
-        .iter()
-        .map(|name| {
-            let series = store.get(tenant, name);
-            let data = list(&query.values(series, "        "), "      ");
-            format!(
-                "    {{\n      \"unit\": {},\n      \"data\": {data},\n      \"metric\": {},\n      \
-                 \"type\": \"number\"\n    }}",
-                unit(series),
-                quoted(name)
-            )
-        })
-        .collect();
+    let mut room = VALUES_MAX;
+    let mut metrics = Vec::new();
+    for name in &names {
+        let series = store.get(tenant, name);
+        let Some(values) = query.values(series, "        ", room) else {
+            return Answer::refusal(400, tenant, TOO_MANY_VALUES);
+        };
+        room = room.saturating_sub(values.len());
+        metrics.push(format!(
+            "    {{\n      \"unit\": {},\n      \"data\": {},\n      \"metric\": {},\n      \"type\": \"number\"\n    \
+             }}",
+            unit(series),
+            list(&values, "      "),
+            quoted(name)
+        ));
+    }
     Answer::with_body(200, format!("{{\n  \"metrics\": {}\n}}", list(&metrics, "  ")))
 }
 
@@ -118,12 +126,13 @@ impl<'a> Query<'a> {
         Ok(Query { from, to, slot_ms, select })
     }
 
-    /// One JSON object for each raw point or slot, each line of it behind `indent`.
-    fn values(&self, series: Option<&Series>, indent: &str) -> Vec<String> {
-        let Some(series) = series else { return Vec::new() };
+    /// One JSON object for each raw point or slot, each line of it behind `indent`; none if they are over `most`.
+    fn values(&self, series: Option<&Series>, indent: &str, most: usize) -> Option<Vec<String>> {
+        let Some(series) = series else { return Some(Vec::new()) };
         let Some(slot_ms) = self.slot_ms else {
             let raw = series.points.range(self.from..=self.to);
-            return raw.map(|(&ms, kept)| self.raw(ms, kept.value, indent)).collect();
+            let fits = raw.clone().nth(most).is_none();
+            return fits.then(|| raw.map(|(&ms, kept)| self.raw(ms, kept.value, indent)).collect());
         };
         // A slot counts whole, even where the query begins or ends inside it.
         let start_of = |ms: i64| ms.saturating_sub(ms.rem_euclid(slot_ms));
@@ -132,7 +141,8 @@ impl<'a> Query<'a> {
         for (&ms, Kept { value, .. }) in series.points.range(start_of(self.from)..=last) {
             slots.entry(start_of(ms)).or_default().push(value.as_f64());
         }
-        slots.iter().map(|(&ms, values)| self.rollup(ms, values, indent)).collect()
+        (slots.len() <= most)
+            .then(|| slots.iter().map(|(&ms, values)| self.rollup(ms, values, indent)).collect())
     }
 
     fn raw(&self, ms: i64, value: Number, indent: &str) -> String {
