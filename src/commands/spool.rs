@@ -2,7 +2,7 @@
 //! beside a running daemon.
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,7 +86,7 @@ pub(super) fn with_spool(
     }
 }
 
-fn open(path: &PathBuf) -> Result<Inspector, Box<dyn std::error::Error>> {
+fn open(path: &Path) -> Result<Inspector, Box<dyn std::error::Error>> {
     if !path.exists() {
         return Err("there is no spool: name the daemon's with --spool or --config".into());
     }

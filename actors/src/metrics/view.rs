@@ -10,7 +10,10 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    core::ledger::{ByReason, Ledger, sum},
+    core::{
+        datapoint::Reason,
+        ledger::{ByReason, Ledger, sum},
+    },
     forwarder, listener, spool,
     supervisor::Vitals,
 };
@@ -37,12 +40,11 @@ pub(super) struct Listener {
     accepted: u64,
     datapoints: u64,
     kernel_drops: u64,
-    malformed: BTreeMap<&'static str, (u64, Option<(String, String)>)>,
+    malformed: BTreeMap<Reason, listener::Malformed>,
 }
 
 impl Listener {
     pub(super) fn of(desk: &listener::Desk) -> Self {
-        let malformed = desk.malformed();
         Self {
             endpoint: desk.endpoint.clone(),
             protocol: desk.protocol.to_string(),
@@ -50,10 +52,7 @@ impl Listener {
             accepted: desk.accepted.load(Ordering::Relaxed),
             datapoints: desk.datapoints.load(Ordering::Relaxed),
             kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
-            malformed: malformed
-                .into_iter()
-                .map(|(reason, bad)| (reason.label(), (bad.count, bad.last)))
-                .collect(),
+            malformed: desk.malformed(),
         }
     }
 }
@@ -164,14 +163,11 @@ impl View {
     }
 
     fn listener(listener: &Listener) -> Value {
-        let malformed: Map<_, _> = listener
-            .malformed
-            .iter()
-            .map(|(reason, (count, last))| {
-                let last = last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
-                ((*reason).to_owned(), json!({ "count": count, "last": last }))
-            })
-            .collect();
+        let bad = |(reason, bad): (&Reason, &listener::Malformed)| {
+            let last = bad.last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
+            (reason.label().to_owned(), json!({ "count": bad.count, "last": last }))
+        };
+        let malformed: Map<_, _> = listener.malformed.iter().map(bad).collect();
         json!({
             "endpoint": listener.endpoint,
             "protocol": listener.protocol,

@@ -207,7 +207,7 @@ impl Store {
         };
         let mut statement = self.db.prepare_cached(sql)?;
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        statement.query_map(params![from, max], |row| meta(row))?.collect()
+        statement.query_map(params![from, max], meta)?.collect()
     }
 
     /// The largest number that a chunk ever had, if there is a chunk.
