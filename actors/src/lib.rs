@@ -1,4 +1,30 @@
-//! The actors of blueflood-forward.
+//! The actors of blueflood-forward, and the pure core that decides for them.
+//!
+//! ```text
+//!  senders                                                                          Blueflood
+//!     │ pickle · line, TCP · UDP · unix                                                 ▲
+//!     ▼                                                                                 │ POST
+//!  Listener ──MetricFrame──▶ Collector ──Store, Flush──▶ Forwarder ─────────────────────┘
+//!  a task a connection:       the open chunk              Outbox says what leaves
+//!  frames become rows                                        │ append · load · settle
+//!                                                          Spool (SQLite, a thread)       Metrics
+//! ```
+//!
+//! A message is answered when its content is safe at the next stage, and its sender waits for that: the reply is
+//! the receipt, and all the backpressure there is. Messages stand in the file of the actor that handles them;
+//! senders hold a [`supervisor::Link`], which finds the actor again when it was started anew.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`core`] | everything that decides, without runtime, clock, socket, log or randomness |
+//! | [`listener`] | an endpoint: its socket and connections, from bytes to rows |
+//! | [`collector`] | the open chunk, and the two timers |
+//! | [`forwarder`] | the way out: what is stored, what is in flight, what an answer leads to |
+//! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
+//! | [`metrics`] | the local HTTP port, and the view of all counters |
+//! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
+//! | [`faults`] | the places where tests make an actor die |
+
 pub mod collector;
 pub mod core;
 pub mod faults;
