@@ -11,6 +11,7 @@
 #![allow(clippy::print_stderr)]
 
 mod captures;
+mod corpus;
 mod hostile;
 mod original_cases;
 mod pickle_properties;
