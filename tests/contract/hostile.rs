@@ -111,7 +111,7 @@ fn a_frame_becomes_as_much_as_its_bounds_allow_and_no_more() {
             [b"\x80\x02](X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes(), b"q\x00"].concat();
         [first, b"K\x01K\x02\x86\x86q\x01".to_vec(), b"h\x01".repeat(count - 1), b"e.".to_vec()].concat()
     };
-    let most = bounds.text_bytes_max / name.len();
+    let most = bounds.names_bytes_max / name.len();
     assert_eq!(decode_pickle(&long_names(most)).map(|items| items.len()), Ok(most));
     assert_eq!(decode_pickle(&long_names(most + 1)), Err(Reason::PickleTooLarge));
 }

@@ -11,6 +11,7 @@
 )]
 
 mod captures;
+mod corpus;
 mod hostile;
 mod original_cases;
 mod pickle_properties;

@@ -99,7 +99,7 @@ pub(super) fn trim(mut text: &[u8]) -> &[u8] {
 /// A space, `\t`, `\n`, `\x0b`, `\x0c` or `\r`.
 #[inline]
 pub(super) fn is_space(byte: u8) -> bool {
-    byte == b' ' || byte.wrapping_sub(b'\t') < 5
+    (byte == b' ') | (byte.wrapping_sub(b'\t') < 5)
 }
 
 #[cfg(test)]

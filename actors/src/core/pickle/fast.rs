@@ -20,7 +20,7 @@ const STACK_ITEMS_BESIDES: usize = 4;
 /// Reads the whole frame into `entries`; `None` if it isn't of the usual shape, or near a bound.
 pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<()> {
     let mut shape = Shape { reader: Reader::new(frame), memo_entries: 0, frame_bytes: frame.len() };
-    let mut text_bytes = 0usize;
+    let mut names_bytes = 0usize;
 
     shape.header()?;
     while shape.more()? {
@@ -29,7 +29,7 @@ pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<(
             let value = shape.number()?;
             shape.tuple()?;
             shape.tuple()?;
-            text_bytes = text_bytes.saturating_add(name.length as usize);
+            names_bytes = names_bytes.saturating_add(name.length as usize);
             if name.length as usize > bounds.name_bytes_max || entries.len() >= bounds.datapoints_max {
                 return None;
             }
@@ -39,7 +39,7 @@ pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<(
 
     let datapoints = entries.len();
     let lists = 1;
-    let within_bounds = text_bytes <= bounds.text_bytes_max
+    let within_bounds = names_bytes <= bounds.names_bytes_max
         && shape.memo_entries <= bounds.memo_entries_max
         && datapoints.saturating_mul(ITEMS_A_DATAPOINT).saturating_add(lists) <= bounds.items_max
         && datapoints.saturating_add(STACK_ITEMS_BESIDES) <= bounds.stack_items_max

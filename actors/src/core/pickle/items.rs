@@ -18,7 +18,7 @@ pub fn read(
     entries: &mut Vec<Entry>,
 ) -> Result<(), Reason> {
     let items = memory.arenas.items(list).ok_or(Reason::PickleNoList)?;
-    let mut reader = Items { frame, memory, bounds, entries, text_bytes: 0 };
+    let mut reader = Items { frame, memory, bounds, entries, names_bytes: 0, numbers_bytes: 0 };
     for item in items {
         reader.item(item)?;
     }
@@ -30,7 +30,8 @@ struct Items<'a> {
     memory: &'a Memory,
     bounds: &'a Bounds,
     entries: &'a mut Vec<Entry>,
-    text_bytes: usize,
+    names_bytes: usize,
+    numbers_bytes: usize,
 }
 
 impl Items<'_> {
@@ -50,7 +51,7 @@ impl Items<'_> {
             return self.malformed(Reason::ItemShape, Value::Text(name));
         }
         for point in points {
-            self.charge(name)?;
+            charge(&mut self.names_bytes, name, self.bounds.names_bytes_max)?;
             match self.point(point)? {
                 Ok((timestamp, value)) => self.push(Entry::Datapoint { name, timestamp, value })?,
                 Err(reason) => self.malformed(reason, Value::Text(name))?,
@@ -75,20 +76,11 @@ impl Items<'_> {
         match value {
             Value::Number(number) => Ok(Some(number)),
             Value::Text(text) if text.length as usize <= number::NUMBER_BYTES_MAX => {
-                self.charge(text)?;
+                charge(&mut self.numbers_bytes, text, self.bounds.numbers_bytes_max)?;
                 Ok(number::parse(resolve(text, self.frame, &self.memory.text)))
             }
             Value::Text(_) | Value::Tuple(_) | Value::List(_) | Value::Encode | Value::Opaque => Ok(None),
         }
-    }
-
-    /// Counts text that is read, or handed out, once for each time.
-    fn charge(&mut self, text: Span) -> Result<(), Reason> {
-        self.text_bytes = self.text_bytes.saturating_add(text.length as usize);
-        if self.text_bytes > self.bounds.text_bytes_max {
-            return Err(Reason::PickleTooLarge);
-        }
-        Ok(())
     }
 
     fn malformed(&mut self, reason: Reason, sample: Value) -> Result<(), Reason> {
@@ -108,4 +100,10 @@ impl Items<'_> {
         self.entries.push(entry);
         Ok(())
     }
+}
+
+/// Counts text once for each time that it is read or handed out.
+fn charge(bytes: &mut usize, text: Span, max: usize) -> Result<(), Reason> {
+    *bytes = bytes.saturating_add(text.length as usize);
+    if *bytes > max { Err(Reason::PickleTooLarge) } else { Ok(()) }
 }

@@ -209,7 +209,7 @@ impl<'f> Machine<'f, '_> {
 
         // The memo may bring the same long text again and again.
         self.encoded_bytes = self.encoded_bytes.saturating_add(span.length as usize);
-        if self.encoded_bytes > self.bounds.text_bytes_max {
+        if self.encoded_bytes > self.bounds.names_bytes_max {
             return Err(Reason::PickleTooLarge);
         }
         let text = self.bytes(span);

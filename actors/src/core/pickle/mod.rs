@@ -46,9 +46,12 @@ pub struct Bounds {
     pub datapoints_max: usize,
     /// Bytes of one name: 65,535, the most that Blueflood's store can hold. A longer one costs only its item.
     pub name_bytes_max: usize,
-    /// Bytes of all names and of numbers written as text, counting each reference through the memo: 8,388,608, or
-    /// names of 64 bytes for `datapoints_max`. Without references it can't be more than the frame.
-    pub text_bytes_max: usize,
+    /// Bytes of all names, counting each reference through the memo: 8,388,608, or 64 for each of `datapoints_max`.
+    /// Without references it can't be more than the frame.
+    pub names_bytes_max: usize,
+    /// Bytes of all numbers written as text, counting each reference through the memo: 1,048,576, what a frame could
+    /// hold without references. The worst text takes ten microseconds to round correctly, so this bounds time.
+    pub numbers_bytes_max: usize,
 }
 
 impl Default for Bounds {
@@ -61,7 +64,8 @@ impl Default for Bounds {
             items_max: 1 << 19,
             datapoints_max: 1 << 17,
             name_bytes_max: 65_535,
-            text_bytes_max: 1 << 23,
+            names_bytes_max: 1 << 23,
+            numbers_bytes_max: 1 << 20,
         }
     }
 }

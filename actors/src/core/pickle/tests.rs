@@ -303,7 +303,8 @@ fn each_bound_refuses_the_frame_as_a_whole() {
         items_max: 61,
         datapoints_max: 12,
         name_bytes_max: 8,
-        text_bytes_max: 40,
+        names_bytes_max: 40,
+        numbers_bytes_max: 40,
     };
     let frame = |count: usize, item: &[u8]| [b"\x80\x02](", &item.repeat(count)[..], b"e."].concat();
     let item = b"U\x01aK\x01K\x02\x86\x86";
@@ -313,8 +314,8 @@ fn each_bound_refuses_the_frame_as_a_whole() {
     for (what, frame) in [
         ("datapoints", frame(13, item)),
         ("items", [b"\x80\x02](", &item.repeat(12)[..], b"](NNNe0e."].concat()),
-        ("text", frame(6, b"U\x07aaaaaaaK\x01K\x02\x86\x86")),
-        ("number text", frame(3, b"U\x01aK\x01U\x0f000000000000002\x86\x86")),
+        ("names", frame(6, b"U\x07aaaaaaaK\x01K\x02\x86\x86")),
+        ("numbers", frame(3, b"U\x01aK\x01U\x0f000000000000002\x86\x86")),
         ("stack", frame(21, b"N")),
         ("memo", [b"\x80\x02]", &b"\x94".repeat(11)[..], b"."].concat()),
         ("memo index", b"\x80\x02]r\x0a\0\0\0............".to_vec()),
@@ -397,7 +398,7 @@ fn small_bounds() -> impl Strategy<Value = Bounds> {
             items_max,
             datapoints_max,
             name_bytes_max,
-            text_bytes_max,
+            names_bytes_max,
         )| {
             Bounds {
                 frame_bytes_max: 10_000,
@@ -407,7 +408,8 @@ fn small_bounds() -> impl Strategy<Value = Bounds> {
                 items_max,
                 datapoints_max,
                 name_bytes_max,
-                text_bytes_max,
+                names_bytes_max,
+                numbers_bytes_max: 9,
             }
         },
     )

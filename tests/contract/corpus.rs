@@ -1,0 +1,37 @@
+//! The seeds of the fuzz targets, replayed as tests: they can't rot, and what once broke stays mended.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::support::{Received, decode_pickle, listing, parse_lines};
+
+/// The seeds of a target by name: `sender-` from a captured stream, `case-` from the original's cases, `hostile-`.
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/corpus")).join(target);
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    listing(folder).iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
+}
+
+fn is_all_datapoints(received: &Received) -> bool {
+    !received.is_empty() && received.iter().all(Result::is_ok)
+}
+
+#[test]
+fn every_pickle_is_answered() {
+    for (name, frame) in seeds("pickle") {
+        let received = decode_pickle(&frame);
+        if name.starts_with("sender-") {
+            assert!(received.is_ok_and(|received| is_all_datapoints(&received)), "{name}");
+        } else if name.starts_with("hostile-") {
+            assert!(received.is_err(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn every_line_is_answered() {
+    for (name, block) in seeds("line") {
+        let received = parse_lines(&block);
+        assert!(!name.starts_with("sender-") || is_all_datapoints(&received), "{name}");
+    }
+}
