@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::SystemTime;
+
+use actors::core::blueflood::{Answer, Verdict, classify};
 
 use crate::support::{Received, decode_pickle, listing, parse_lines};
 
@@ -25,6 +28,21 @@ fn every_pickle_is_answered() {
         } else if name.starts_with("hostile-") {
             assert!(received.is_err(), "{name}");
         }
+    }
+}
+
+#[test]
+fn every_answer_is_a_verdict() {
+    for (name, seed) in seeds("answer") {
+        let (status, body) = seed.split_first_chunk::<2>().unwrap();
+        let status = u16::from_be_bytes(*status);
+        let verdict = classify(&Answer { status, retry_after: None, body, now: SystemTime::UNIX_EPOCH });
+        assert_eq!(matches!(verdict, Verdict::Stored), status == 200, "{name}: {verdict:?}");
+        assert_eq!(
+            matches!(verdict, Verdict::Refused(_) | Verdict::StoredExcept(_)),
+            String::from_utf8_lossy(body).contains("\"source\":\"") || name.starts_with("named-"),
+            "{name}: {verdict:?}"
+        );
     }
 }
 
