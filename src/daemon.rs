@@ -20,12 +20,13 @@ use actors::core::row::{Encoder, RowSettings};
 use actors::forwarder::{self, Forwarder};
 use actors::listener::socket::Bound;
 use actors::listener::{self, Listener};
-use actors::metrics::{Metrics, Sources};
+use actors::metrics::{History, Metrics, Sources};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{self, Notice, Spool, SpoolThread, WhenFull};
 use actors::supervisor::{Storms, Supervised};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
 use slog::{Logger, crit, debug, error, info, o, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -34,7 +35,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli;
 use crate::logging::{self, Log, LogSettings};
-use crate::settings::{CatchUp, Compress, Loaded, Settings, SpoolFull, SpoolPlace, SpoolSync};
+use crate::settings::{CatchUp, Compress, Effective, Loaded, Settings, SpoolFull, SpoolPlace, SpoolSync};
 
 /// Restarts of actors within a minute, after which the process gives up and lets whoever started it start it again.
 const RESTARTS_MAX: usize = 300;
@@ -63,8 +64,9 @@ pub fn run(loaded: Loaded) -> ExitCode {
     for warning in loaded.warnings {
         warn!(log.logger, "{warning}");
     }
+    let shown = settings_shown(&loaded.effective);
     match Ground::prepare(&loaded.settings, &log.logger) {
-        Ok(ground) => System::new().block_on(live(ground, &loaded.settings, &log)),
+        Ok(ground) => System::new().block_on(live(ground, &loaded.settings, shown, &log)),
         Err(error) => {
             crit!(log.logger, "{error}");
             ExitCode::FAILURE
@@ -105,7 +107,7 @@ fn bind_stats(address: SocketAddr) -> Result<TcpListener, String> {
 }
 
 /// Starts the actors, lives until a signal or a storm of restarts, and stops them in order.
-async fn live(ground: Ground, settings: &Settings, log: &Log) -> ExitCode {
+async fn live(ground: Ground, settings: &Settings, shown: Value, log: &Log) -> ExitCode {
     let logger = &log.logger;
     let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
         (Ok(term), Ok(int)) => (term, int),
@@ -115,7 +117,7 @@ async fn live(ground: Ground, settings: &Settings, log: &Log) -> ExitCode {
         }
     };
     let (fatal, mut ended) = mpsc::channel(1);
-    let actors = match Actors::start(&ground, settings, log, Storms::new(RESTARTS_MAX, fatal)) {
+    let actors = match Actors::start(&ground, settings, shown, log, Storms::new(RESTARTS_MAX, fatal)) {
         Ok(actors) => actors,
         Err(error) => {
             crit!(logger, "cannot start a thread"; "error" => %error);
@@ -168,7 +170,13 @@ struct Actors {
 impl Actors {
     /// The collector, the forwarder and the decoding of connections have threads of their own, so that none holds up
     /// another's timers; the rest is on the system's thread.
-    fn start(ground: &Ground, settings: &Settings, log: &Log, storms: Storms) -> io::Result<Self> {
+    fn start(
+        ground: &Ground,
+        settings: &Settings,
+        shown: Value,
+        log: &Log,
+        storms: Storms,
+    ) -> io::Result<Self> {
         let logger = log.logger.clone();
         let (stop, stopped) = watch::channel(false);
         let spool = ground.spool.clone();
@@ -219,6 +227,9 @@ impl Actors {
                 log_records_lost: log.lost.clone(),
                 started: Instant::now(),
                 stop: stopped,
+                spool_bytes_max: settings.spool_max,
+                settings: shown,
+                history: History::default(),
             };
             let (socket, log) = (ground.stats.clone(), logger.clone());
             let make = move |line| Metrics::new(line, sources.clone(), socket.clone(), log.clone());
@@ -271,6 +282,12 @@ fn last_line(ledger: &mut Ledger, spool_keeps: bool, log: &Logger) -> ExitCode {
         "delivered" => ledger.delivered, "refused" => sum(&ledger.refused), "dropped" => sum(&ledger.dropped),
         "unaccounted" => i64::try_from(ledger.unaccounted()).unwrap_or(i64::MAX));
     if lost == 0 && ledger.unaccounted() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Every effective setting as it may be shown to whoever reaches the stats port.
+fn settings_shown(effective: &[Effective]) -> Value {
+    let shown = |entry: &Effective| json!({ "key": entry.setting.key, "value": entry.setting.shown(&entry.text), "origin": entry.origin });
+    effective.iter().map(shown).collect()
 }
 
 /// One thread a core decodes, but for the one that the way out needs.

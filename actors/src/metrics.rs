@@ -1,26 +1,21 @@
 //! Owns the local HTTP port and the view of all counters. Data flows whether it lives or not: the others count in
 //! what they share with it, and never wait for it.
 
+mod http;
 mod view;
 
 use std::{
-    net::{IpAddr, TcpListener},
+    collections::VecDeque,
+    net::TcpListener,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
-use actix_web::{
-    App, Error, HttpResponse, HttpServer,
-    body::MessageBody,
-    dev::{Server, ServerHandle, ServiceRequest, ServiceResponse},
-    http::header::{ContentType, HOST},
-    middleware::{Next, from_fn},
-    web,
-};
+use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult};
+use actix_web::dev::ServerHandle;
 use slog::{Logger, error};
 use tokio::sync::watch;
 
@@ -33,8 +28,11 @@ use crate::{
     supervisor::{Lifeline, Vitals, supervised},
 };
 
-/// How long a request for figures may take to arrive.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a point of the history is taken.
+const HISTORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Points of the history: 15 minutes.
+const HISTORY_POINTS: usize = 900;
 
 /// Everything that is looked at.
 #[derive(Clone)]
@@ -53,12 +51,44 @@ pub struct Sources {
     pub started: Instant,
     /// Whether it is stopping.
     pub stop: watch::Receiver<bool>,
+    /// The spool's cap, in bytes.
+    pub spool_bytes_max: u64,
+    /// Every effective setting as `{key, value, origin}`, secrets masked.
+    pub settings: serde_json::Value,
+    /// The last minutes; it outlives the incarnations.
+    pub history: History,
+}
+
+/// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
+pub type Point = [u64; 4];
+
+/// The last [`HISTORY_POINTS`] points.
+#[derive(Debug, Clone, Default)]
+pub struct History(Arc<Mutex<VecDeque<Point>>>);
+
+impl History {
+    fn add(&self, point: Point) {
+        let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        points.push_back(point);
+        while points.len() > HISTORY_POINTS {
+            points.pop_front();
+        }
+    }
+
+    fn snapshot(&self) -> Vec<Point> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
 }
 
 /// All figures at one instant.
 #[derive(Message)]
 #[rtype(result = "View")]
 pub struct Snapshot;
+
+/// The figures of the last minutes.
+#[derive(Message)]
+#[rtype(result = "Vec<Point>")]
+pub struct HistoryOf;
 
 /// The actor.
 pub struct Metrics {
@@ -78,7 +108,7 @@ impl Metrics {
 
     fn serve(&mut self, ctx: &Context<Self>) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        let server = server(socket.try_clone()?, ctx.address())?;
+        let server = http::server(socket.try_clone()?, ctx.address(), self.sources.settings.clone())?;
         self.server = Some(server.handle());
         let log = self.log.clone();
         actix_rt::spawn(async move {
@@ -97,6 +127,12 @@ impl Actor for Metrics {
         if let Err(error) = self.serve(ctx) {
             error!(self.log, "the stats port cannot be served"; "error" => %error);
         }
+        ctx.run_interval(HISTORY_EVERY, |metrics, _| {
+            let ledger = metrics.sources.spool.ledger().snapshot();
+            let point =
+                [view::time_ms(SystemTime::now()), ledger.received, ledger.delivered, ledger.buffered()];
+            metrics.sources.history.add(point);
+        });
     }
 }
 
@@ -117,7 +153,17 @@ impl Handler<Snapshot> for Metrics {
 
     fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
         faults::point("metrics.snapshot");
-        let Sources { spool, forwarder, listeners, vitals, log_records_lost, started, stop } = &self.sources;
+        let Sources {
+            spool,
+            forwarder,
+            listeners,
+            vitals,
+            log_records_lost,
+            started,
+            stop,
+            spool_bytes_max,
+            ..
+        } = &self.sources;
         MessageResult(View {
             ledger: spool.ledger().snapshot(),
             spool: spool.status(),
@@ -127,111 +173,15 @@ impl Handler<Snapshot> for Metrics {
             log_records_lost: log_records_lost.load(Ordering::Relaxed),
             uptime: started.elapsed(),
             stopping: *stop.borrow(),
+            spool_bytes_max: *spool_bytes_max,
         })
     }
 }
 
-fn server(socket: TcpListener, metrics: Addr<Metrics>) -> std::io::Result<Server> {
-    let loopback = socket.local_addr()?.ip().is_loopback();
-    let metrics = web::Data::new(metrics);
-    let app = move || {
-        let app = App::new()
-            .app_data(metrics.clone())
-            .app_data(web::Data::new(LoopbackOnly(loopback)))
-            .wrap(from_fn(check_host))
-            .route("/stats", web::get().to(stats))
-            .route("/metrics", web::get().to(prometheus))
-            .route("/healthz", web::get().to(health))
-            .route("/readyz", web::get().to(readiness));
-        #[cfg(feature = "faults")]
-        let app = app.route("/fault/{place}", web::post().to(arm_fault));
-        app
-    };
-    Ok(HttpServer::new(app)
-        .workers(1)
-        .disable_signals()
-        .client_request_timeout(REQUEST_TIMEOUT)
-        .shutdown_timeout(1)
-        .listen(socket)?
-        .run())
-}
+impl Handler<HistoryOf> for Metrics {
+    type Result = MessageResult<HistoryOf>;
 
-/// Whether the port is bound to loopback, so that only this host may be meant.
-struct LoopbackOnly(bool);
-
-/// A web page that a browser on this host shows can name this port by a DNS name of its own and read the answer
-/// ("rebinding"): on a loopback port the `Host` must be loopback too.
-async fn check_host(
-    request: ServiceRequest,
-    next: Next<impl MessageBody + 'static>,
-) -> Result<ServiceResponse<impl MessageBody>, Error> {
-    let loopback_only = request.app_data::<web::Data<LoopbackOnly>>().is_some_and(|only| only.0);
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    if loopback_only && !host.is_some_and(is_loopback) {
-        let text =
-            "this port answers to localhost, 127.0.0.1 and [::1] only: check the Host of your request\n";
-        return Ok(request.into_response(HttpResponse::Forbidden().body(text)).map_into_right_body());
-    }
-    Ok(next.call(request).await?.map_into_left_body())
-}
-
-/// Whether a `Host` header names this host's loopback.
-fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-async fn view(metrics: &Addr<Metrics>) -> Result<View, Error> {
-    metrics.send(Snapshot).await.map_err(actix_web::error::ErrorServiceUnavailable)
-}
-
-async fn stats(metrics: web::Data<Addr<Metrics>>) -> Result<HttpResponse, Error> {
-    Ok(HttpResponse::Ok().json(view(&metrics).await?.json()))
-}
-
-async fn prometheus(metrics: web::Data<Addr<Metrics>>) -> Result<HttpResponse, Error> {
-    let text = view(&metrics).await?.prometheus();
-    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
-}
-
-async fn health(metrics: web::Data<Addr<Metrics>>) -> Result<HttpResponse, Error> {
-    Ok(judgement(view(&metrics).await?.ailments()))
-}
-
-async fn readiness(metrics: web::Data<Addr<Metrics>>) -> Result<HttpResponse, Error> {
-    Ok(judgement(view(&metrics).await?.hindrances()))
-}
-
-/// 200 if nothing is wrong, else 503, with what it is.
-fn judgement(wrong: Vec<String>) -> HttpResponse {
-    let mut response = if wrong.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
-    let body = serde_json::json!({ "ok": wrong.is_empty(), "wrong": wrong });
-    response.insert_header(ContentType::json()).body(format!("{body}\n"))
-}
-
-/// Lets a test choose where the next panic is.
-#[cfg(feature = "faults")]
-async fn arm_fault(place: web::Path<String>) -> HttpResponse {
-    faults::arm(place.into_inner());
-    HttpResponse::NoContent().finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_loopback;
-
-    #[test]
-    fn only_names_of_the_loopback_are_loopback() {
-        for host in ["localhost", "LOCALHOST:8004", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8004"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in
-            ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8004", "[::2]", "10.0.0.1"]
-        {
-            assert!(!is_loopback(host), "{host}");
-        }
+    fn handle(&mut self, _: HistoryOf, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.sources.history.snapshot())
     }
 }

@@ -57,14 +57,28 @@ fn the_core_has_no_runtime_clock_socket_log_or_randomness() {
 fn every_file_says_first_what_it_is_for() {
     for path in ["actors", "src", "tests"].into_iter().flat_map(sources) {
         let text = fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with("//!") || text.starts_with("#!["), "{} begins without a word", path.display());
+        assert!(
+            text.starts_with("//!") || text.starts_with("#!["),
+            "{} begins without a word",
+            path.display()
+        );
     }
 }
 
 #[test]
 fn the_top_level_is_as_our_user_gave_it() {
-    let allowed =
-        ["Cargo.toml", "Cargo.lock", "LICENSE", "Makefile", "README.md", "actors", "config", "src", "target", "tests"];
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "actors",
+        "config",
+        "src",
+        "target",
+        "tests",
+    ];
     for entry in fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(name.starts_with('.') || allowed.contains(&name.as_str()), "{name}");

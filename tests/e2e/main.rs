@@ -11,4 +11,5 @@
 )]
 
 mod main_job;
+mod page;
 mod world;

@@ -29,6 +29,7 @@ pub struct View {
     pub(super) log_records_lost: u64,
     pub(super) uptime: Duration,
     pub(super) stopping: bool,
+    pub(super) spool_bytes_max: u64,
 }
 
 /// One endpoint.
@@ -107,7 +108,9 @@ impl View {
         let forwarder = &self.forwarder;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "time_ms": time_ms(SystemTime::now()),
             "uptime_s": self.uptime.as_secs(),
+            "wrong": self.hindrances(),
             "stopping": self.stopping,
             "datapoints": {
                 "received": self.ledger.received,
@@ -149,6 +152,7 @@ impl View {
             },
             "spool": {
                 "used_bytes": self.spool.used_bytes,
+                "bytes_max": self.spool_bytes_max,
                 "oldest_time": self.spool.oldest_ms.map(|ms| ms / 1000),
                 "blocked": self.spool.blocked,
                 "dead_letter_bytes": self.spool.dead_letter_bytes,
@@ -319,6 +323,11 @@ impl View {
 /// Seconds since 1970.
 fn time(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Milliseconds since 1970.
+pub(super) fn time_ms(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A page of Prometheus text.

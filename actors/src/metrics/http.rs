@@ -1,0 +1,211 @@
+//! Owns the HTTP side of the stats port: its routes, who may ask, and what a browser may do with the answers.
+//! It never changes anything: every route only looks.
+
+use std::{
+    net::{IpAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix::Addr;
+use actix_web::{
+    App, Error, HttpResponse, HttpServer,
+    body::MessageBody,
+    dev::{Server, ServiceRequest, ServiceResponse},
+    http::header::{ContentType, HOST},
+    middleware::{DefaultHeaders, Next, from_fn},
+    web::{self, Data},
+};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::json;
+
+use super::{HistoryOf, Metrics, Snapshot, View};
+
+/// How long a request for figures may take to arrive.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often an open page is told.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
+
+/// Pages that are told at once, at most.
+const EVENT_STREAMS_MAX: usize = 32;
+
+/// The page loads nothing from elsewhere, runs no script but its own, and cannot be framed. What strangers named
+/// their metrics is text on it, and could do nothing even if it were not.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What the routes share.
+struct Shared {
+    metrics: Addr<Metrics>,
+    loopback_only: bool,
+    settings: serde_json::Value,
+    streams: Arc<AtomicUsize>,
+}
+
+/// A server on a bound port; it lives as long as it is polled.
+pub(super) fn server(
+    socket: TcpListener,
+    metrics: Addr<Metrics>,
+    settings: serde_json::Value,
+) -> std::io::Result<Server> {
+    let loopback_only = socket.local_addr()?.ip().is_loopback();
+    let shared = Data::new(Shared { metrics, loopback_only, settings, streams: Arc::default() });
+    let app = move || {
+        let headers = DefaultHeaders::new()
+            .add(("Content-Security-Policy", POLICY))
+            .add(("X-Content-Type-Options", "nosniff"))
+            .add(("Referrer-Policy", "no-referrer"))
+            .add(("Cache-Control", "no-store"));
+        let app = App::new()
+            .app_data(shared.clone())
+            .wrap(from_fn(check_host))
+            .wrap(headers)
+            .route("/", web::get().to(|| file("text/html; charset=utf-8", include_str!("page/index.html"))))
+            .route(
+                "/page.js",
+                web::get().to(|| file("text/javascript; charset=utf-8", include_str!("page/page.js"))),
+            )
+            .route(
+                "/page.css",
+                web::get().to(|| file("text/css; charset=utf-8", include_str!("page/page.css"))),
+            )
+            .route("/events", web::get().to(events))
+            .route("/history", web::get().to(history))
+            .route("/settings", web::get().to(settings_shown))
+            .route("/stats", web::get().to(stats))
+            .route("/metrics", web::get().to(prometheus))
+            .route("/healthz", web::get().to(health))
+            .route("/readyz", web::get().to(readiness));
+        #[cfg(feature = "faults")]
+        let app = app.route("/fault/{place}", web::post().to(arm_fault));
+        app
+    };
+    Ok(HttpServer::new(app)
+        .workers(1)
+        .disable_signals()
+        .client_request_timeout(REQUEST_TIMEOUT)
+        .shutdown_timeout(1)
+        .listen(socket)?
+        .run())
+}
+
+/// A web page that a browser on this host shows can name this port by a DNS name of its own and read the answer
+/// ("rebinding"): on a loopback port the `Host` must be loopback too.
+async fn check_host(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let loopback_only = request.app_data::<Data<Shared>>().is_some_and(|shared| shared.loopback_only);
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    if loopback_only && !host.is_some_and(is_loopback) {
+        let text =
+            "this port answers to localhost, 127.0.0.1 and [::1] only: check the Host of your request\n";
+        return Ok(request.into_response(HttpResponse::Forbidden().body(text)).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}
+
+/// Whether a `Host` header names this host's loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+async fn file(kind: &'static str, text: &'static str) -> HttpResponse {
+    HttpResponse::Ok().content_type(kind).body(text)
+}
+
+async fn view(shared: &Shared) -> Result<View, Error> {
+    shared.metrics.send(Snapshot).await.map_err(actix_web::error::ErrorServiceUnavailable)
+}
+
+async fn stats(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    Ok(HttpResponse::Ok().json(view(&shared).await?.json()))
+}
+
+async fn prometheus(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    let text = view(&shared).await?.prometheus();
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
+}
+
+async fn health(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    Ok(judgement(view(&shared).await?.ailments()))
+}
+
+async fn readiness(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    Ok(judgement(view(&shared).await?.hindrances()))
+}
+
+/// 200 if nothing is wrong, else 503, with what it is.
+fn judgement(wrong: Vec<String>) -> HttpResponse {
+    let mut response = if wrong.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let body = json!({ "ok": wrong.is_empty(), "wrong": wrong });
+    response.insert_header(ContentType::json()).body(format!("{body}\n"))
+}
+
+async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
+    HttpResponse::Ok().json(json!({ "settings": shared.settings }))
+}
+
+async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    let points = shared.metrics.send(HistoryOf).await.map_err(actix_web::error::ErrorServiceUnavailable)?;
+    Ok(HttpResponse::Ok().json(json!({ "points": points })))
+}
+
+/// Tells a page once a second, as server-sent events, until it goes away.
+async fn events(shared: Data<Shared>) -> HttpResponse {
+    let streams = shared.streams.clone();
+    if streams.fetch_add(1, Ordering::Relaxed) >= EVENT_STREAMS_MAX {
+        streams.fetch_sub(1, Ordering::Relaxed);
+        return HttpResponse::ServiceUnavailable().body("too many pages are open already\n");
+    }
+    let open = OpenStream(streams);
+    let ticks = tokio::time::interval(EVENT_EVERY);
+    let events = stream::unfold((shared, ticks, open), |(shared, mut ticks, open)| async move {
+        ticks.tick().await;
+        let view = view(&shared).await.ok()?;
+        let event = Bytes::from(format!("data: {}\n\n", view.json()));
+        Some((Ok::<_, Error>(event), (shared, ticks, open)))
+    });
+    HttpResponse::Ok().content_type("text/event-stream").streaming(Box::pin(events))
+}
+
+struct OpenStream(Arc<AtomicUsize>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Lets a test choose where the next panic is.
+#[cfg(feature = "faults")]
+async fn arm_fault(place: web::Path<String>) -> HttpResponse {
+    crate::faults::arm(place.into_inner());
+    HttpResponse::NoContent().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_loopback;
+
+    #[test]
+    fn only_names_of_the_loopback_are_loopback() {
+        for host in ["localhost", "LOCALHOST:8004", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8004"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in
+            ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8004", "[::2]", "10.0.0.1"]
+        {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
+}

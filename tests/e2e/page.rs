@@ -1,0 +1,112 @@
+//! The page of the stats port in a real headless Chromium: figures move, an outage shows and clears, and what strangers
+//! call their metrics stays text. Screenshots are left in `.cache/page` for whoever reviews.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::world::*;
+
+/// A browser that looks at one page.
+struct Browser {
+    child: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+fn found(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}
+
+/// playwright-core, which drives a browser that is there already, in the project's cache.
+fn playwright() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/page");
+    if !folder.join("node_modules/playwright-core").exists() {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut install = Command::new("npm");
+        install
+            .args(["install", "--no-audit", "--no-fund", "--prefix"])
+            .arg(&folder)
+            .arg("playwright-core@1");
+        assert!(install.stdout(Stdio::null()).status().ok()?.success(), "npm install playwright-core");
+    }
+    Some(folder)
+}
+
+impl Browser {
+    fn open(url: &str) -> Option<Self> {
+        let chromium =
+            found("chromium").or_else(|| found("chromium-browser")).or_else(|| found("google-chrome"))?;
+        found("node").and(found("npm"))?;
+        let folder = playwright()?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/page/look.mjs");
+        let mut child = Command::new("node")
+            .arg(script)
+            .arg(url)
+            .arg(folder)
+            .env("CHROMIUM", chromium)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (questions, answers) =
+            (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Some(Self { child, questions, answers })
+    }
+
+    fn ask(&mut self, question: &str) -> Value {
+        writeln!(self.questions, "{question}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{question}: {answer:?}"))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_page_shows_what_happens_and_strangers_names_stay_text() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let url = daemon.expect_said("showing its figures")["url"].as_str().unwrap().replace("/stats", "/");
+    let Some(mut browser) = Browser::open(&url) else {
+        eprintln!("skipped: the page in a browser (needs chromium, node and npm)");
+        return;
+    };
+
+    daemon.send_lines("a", 250);
+    daemon.send("<script>alert(1)</script> x 1\n<img/src=x/onerror=alert(2)>\n");
+    daemon.expect_delivered(250);
+    let law = browser.ask("text law");
+    assert!(law.as_str().unwrap().contains("received 250 = skipped 0 + buffered 0 + delivered 250"), "{law}");
+    assert!(browser.ask("text health").as_str().unwrap().contains("all is well"));
+    assert_eq!(
+        browser.ask("help"),
+        "Every datapoint that was ever received is in exactly one of these places."
+    );
+
+    // Hostile names are there to be read, and are nothing but text.
+    assert!(browser.ask("text listeners").as_str().unwrap().contains("<script>alert(1)</script>"));
+    assert_eq!(browser.ask("elements - main script"), 0);
+    assert_eq!(browser.ask("elements - img"), 0);
+
+    world.blueflood.pause();
+    daemon.send_lines("b", 50);
+    assert_eq!(browser.ask("until health does not take metrics"), true);
+    world.blueflood.resume().unwrap();
+    assert_eq!(browser.ask("until health all is well"), true);
+    assert_eq!(browser.ask("until law delivered 300"), true);
+
+    assert_eq!(browser.ask("shoot"), true, "the page fits a phone");
+    assert_eq!(browser.ask("errors"), serde_json::json!([]));
+}

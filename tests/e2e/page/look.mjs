@@ -1,0 +1,58 @@
+// Looks at the page of the stats port in a real browser, and prints what it saw as one line of JSON per question.
+// Usage: node look.mjs URL FOLDER. It is driven by lines on standard input, so that the test decides when to look.
+import { createInterface } from "node:readline";
+import { createRequire } from "node:module";
+
+const [url, folder] = process.argv.slice(2);
+const { chromium } = createRequire(`${folder}/`)("playwright-core");
+
+// Without these flags Chromium asks the network for things that a closed one refuses.
+const quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: quiet });
+const errors = [];
+
+async function open(width, colorScheme) {
+  const page = await (await browser.newContext({ viewport: { width, height: 900 }, colorScheme })).newPage();
+  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+  page.on("dialog", (dialog) => { errors.push(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
+  await page.goto(url);
+  return page;
+}
+
+const page = await open(1200, "light");
+const answers = {
+  // The text of an element, once the page has been told twice more.
+  text: async (id) => {
+    const now = await page.evaluate(() => Number(document.body.dataset.updates ?? 0));
+    await page.waitForFunction((now) => Number(document.body.dataset.updates ?? 0) >= now + 2, now);
+    return page.textContent(`#${id}`);
+  },
+  // Waits until an element's text contains something.
+  until: async (id, words) => {
+    await page.waitForFunction(([id, words]) => document.getElementById(id).textContent.includes(words), [id, words]);
+    return true;
+  },
+  // How many elements of a kind a hostile name has brought about.
+  elements: (_, selector) => page.locator(selector).count(),
+  // What the focus of each helped figure shows, by keyboard.
+  help: async () => {
+    await page.focus("#law");
+    return page.textContent("#help");
+  },
+  shoot: async () => {
+    await page.screenshot({ path: `${folder}/page-wide.png`, fullPage: true });
+    const phone = await open(390, "dark");
+    await phone.waitForFunction(() => Number(document.body.dataset.updates ?? 0) >= 2);
+    const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    await phone.screenshot({ path: `${folder}/page-phone.png`, fullPage: true });
+    return overflow <= 0;
+  },
+  errors: () => errors,
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [what, id, ...rest] = line.split(" ");
+  console.log(JSON.stringify(await answers[what](id, rest.join(" "))));
+}
+await browser.close();
