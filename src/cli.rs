@@ -39,6 +39,7 @@ pub fn command() -> Command {
         .after_help(AFTER_HELP)
         .args(settings::arguments())
         .subcommand(commands::check::command())
+        .subcommand(commands::status::command())
         .subcommand(commands::spool::command())
         .subcommand(commands::dead_letters::command())
         .subcommand(commands::send::command())
@@ -62,6 +63,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     };
     match matches.subcommand() {
         Some(("check", given)) => commands::check::run(given, around),
+        Some(("status", given)) => commands::status::run(given, around),
         Some(("spool", given)) => commands::spool::run(given, around),
         Some(("dead-letters", given)) => commands::dead_letters::run(given, around),
         Some(("send", given)) => commands::send::run(given),

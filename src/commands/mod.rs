@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod send;
 pub mod sink;
 pub mod spool;
+pub mod status;
 
 use std::fmt::Display;
 use std::io::Write;
