@@ -10,5 +10,11 @@
     clippy::print_stderr
 )]
 
+mod captures;
+mod desk;
+mod hostile;
 mod main_job;
+mod original;
+mod outages;
+mod senders;
 mod world;
