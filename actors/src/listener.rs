@@ -41,6 +41,12 @@ pub const UNDECODED_BYTES_MAX: usize = 64 << 20;
 /// How long to wait after a failed accept: usually the process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
+/// While the daemon stops, nobody waits to be accepted if nobody was for so long.
+const ACCEPT_AT_STOP: Duration = Duration::from_millis(50);
+
+/// While the daemon stops, senders are accepted for so long at most, however many come.
+const ACCEPT_AT_STOP_MAX: Duration = Duration::from_secs(2);
+
 /// How often one reason of malformed input is said in the log, for one endpoint.
 const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
 
@@ -174,6 +180,10 @@ async fn listen(socket: Arc<Bound>, desk: Arc<Desk>, common: Common) {
 
 async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
     let mut stop = common.stop.clone();
+    // The stop waits for this loop too: whoever the kernel has let in may have sent and closed since, and nobody
+    // would tell it of a loss.
+    let _reader = common.readers.token();
+    let mut accept_until = None;
     let mut next_arbiter = common.arbiters.iter().cycle();
     loop {
         // Who comes when all permits are taken waits in the kernel's backlog: nothing it sends is lost.
@@ -181,18 +191,15 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
             Ok(permit) => permit,
             Err(_) => {
                 warn!(common.log, "as many connections as --connections allows: more senders have to wait");
-                tokio::select! {
-                    permit = common.permits.clone().acquire_owned() => match permit {
-                        Ok(permit) => permit,
-                        Err(_) => return,
-                    },
-                    _ = stop.wait_for(|stop| *stop) => return,
+                match common.permits.clone().acquire_owned().await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
                 }
             }
         };
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = stopped(&mut stop, &mut accept_until) => return,
         };
         faults::point("listener.accepted");
         match accepted {
@@ -217,6 +224,18 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
         }
+    }
+}
+
+/// Waits for the stop, and then a moment more for who waits to be accepted; not for ever, for more may come.
+async fn stopped(stop: &mut watch::Receiver<bool>, accept_until: &mut Option<Instant>) {
+    // The sender of this channel lives as long as the daemon.
+    let _ = stop.wait_for(|stop| *stop).await;
+    let until = *accept_until.get_or_insert_with(|| Instant::now() + ACCEPT_AT_STOP_MAX);
+    let left = until.saturating_duration_since(Instant::now());
+    // At its end without a pause, in which the next sender could be first.
+    if !left.is_zero() {
+        tokio::time::sleep(ACCEPT_AT_STOP.min(left)).await;
     }
 }
 

@@ -10,6 +10,12 @@
     clippy::print_stderr
 )]
 
+mod captures;
+mod desk;
+mod hostile;
 mod main_job;
+mod original;
+mod outages;
 mod page;
+mod senders;
 mod world;

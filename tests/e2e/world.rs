@@ -103,6 +103,7 @@ impl Ended {
 }
 
 /// A running daemon. Dropped, it is killed.
+#[derive(Debug)]
 pub struct Daemon {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
@@ -159,7 +160,13 @@ impl Daemon {
     }
 
     pub fn connect(&self) -> TcpStream {
-        TcpStream::connect(("127.0.0.1", self.port("tcp:"))).unwrap()
+        self.connect_to("tcp:")
+    }
+
+    /// A connection to the first endpoint of a kind, `tcp:127.0.0.1` say.
+    pub fn connect_to(&self, kind: &str) -> TcpStream {
+        let host = if kind.starts_with("tcp:[") { "::1" } else { "127.0.0.1" };
+        TcpStream::connect((host, self.port(kind))).unwrap()
     }
 
     /// Sends bytes on a connection of their own, and closes it.
@@ -223,6 +230,20 @@ impl Daemon {
             stats["datapoints"]["delivered"].as_u64().unwrap() >= n && stats["datapoints"]["buffered"] == 0
         });
         assert_eq!(self.count("delivered"), n);
+    }
+
+    /// Waits until a count that `/stats` shows is what it should be: `/malformed/truncated` say.
+    pub fn expect_count(&self, pointer: &str, n: u64) {
+        self.expect(&format!("{pointer} = {n}"), |stats| {
+            stats.pointer(pointer).and_then(Value::as_u64) == Some(n)
+        });
+    }
+
+    /// The most memory that it has ever had, in MiB.
+    pub fn peak_memory_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
     /// Waits until a line with this message is in the log.
@@ -293,10 +314,22 @@ pub fn lines(name: &str, n: usize) -> String {
 pub fn frame(datapoints: &[(&str, f64)]) -> Vec<u8> {
     let points: Vec<_> = datapoints.iter().map(|&(name, value)| (name, (now(), value))).collect();
     let options = serde_pickle::SerOptions::new().proto_v2();
-    let pickle = serde_pickle::to_vec(&points, options).unwrap();
-    let mut frame = u32::try_from(pickle.len()).unwrap().to_be_bytes().to_vec();
-    frame.extend(pickle);
-    frame
+    framed(&serde_pickle::to_vec(&points, options).unwrap())
+}
+
+/// A pickle behind its length.
+pub fn framed(pickle: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(pickle.len()).unwrap();
+    [&length.to_be_bytes()[..], pickle].concat()
+}
+
+/// Waits until the other side closes a connection. A reset is a close too.
+pub fn expect_closed(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    match stream.read(&mut [0]) {
+        Ok(read) => assert_eq!(read, 0, "nobody speaks to a sender"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
 }
 
 /// A file that came with the tests.

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use actix_web::error::ParseError;
 use awc::{
     Client, ClientResponse, Connector,
     error::{ConnectError, PayloadError, SendRequestError},
@@ -150,6 +151,14 @@ fn failure(error: &SendRequestError) -> Verdict {
             cause: format!("the connection broke while sending: {error}"),
             may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
         },
+        // Whoever answered went away in the middle of the head: that says nothing of our settings.
+        SendRequestError::Response(ParseError::Io(error)) => Verdict::NoAnswer {
+            cause: format!("the connection broke before the answer: {error}"),
+            may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        },
+        SendRequestError::Response(ParseError::Incomplete) => {
+            Verdict::NoAnswer { cause: "the answer ended within its head".into(), may_be_size: false }
+        }
         SendRequestError::Response(error) => Verdict::Unexpected(format!("no HTTP answer: {error}")),
         SendRequestError::Url(error) => Verdict::Misconfigured(error.to_string()),
         other => Verdict::Unavailable { cause: other.to_string(), retry_after: None },

@@ -10,7 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::codec::Decoder;
 
 use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake};
-use crate::core::{datapoint::Reason, framing::Framing};
+use crate::core::{
+    datapoint::{Reason, SAMPLE_BYTES_MAX},
+    framing::Framing,
+};
 
 /// What is read at once, at least, in bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -81,23 +84,24 @@ pub(super) async fn serve(
                 Either::Right(((), _)) => continue,
             }
         };
-        let ended = match read {
-            Ok(Ok(0)) => true,
-            Ok(Ok(_)) => false,
-            Ok(Err(error)) => {
-                // What came before it is whole, and what is left is a frame that was cut.
+        match read {
+            Ok(Ok(0)) => {
                 finish(&mut framing, &mut undecoded, &mut intake, &peer).await;
+                return Ok(());
+            }
+            Ok(Ok(_)) => {}
+            // What came before it has been taken, and what is left was cut.
+            Ok(Err(error)) => {
+                cut_off(&undecoded, &mut intake, &peer);
                 return Err(error);
             }
-            Err(_) if stopping => true,
             Err(_) => {
-                debug!(common.log, "closing a silent connection"; "peer" => &peer);
-                true
+                if !stopping {
+                    debug!(common.log, "closing a silent connection"; "peer" => &peer);
+                }
+                cut_off(&undecoded, &mut intake, &peer);
+                return Ok(());
             }
-        };
-        if ended {
-            finish(&mut framing, &mut undecoded, &mut intake, &peer).await;
-            return Ok(());
         }
         loop {
             match framing.decode(&mut undecoded.bytes) {
@@ -108,7 +112,7 @@ pub(super) async fn serve(
                 }
                 Ok(None) => break,
                 Err(error) => {
-                    let sample = undecoded.bytes.get(..64).unwrap_or(&undecoded.bytes);
+                    let sample = undecoded.bytes.get(..SAMPLE_BYTES_MAX).unwrap_or(&undecoded.bytes);
                     intake.malformed(error.reason().unwrap_or(Reason::Truncated), sample, &peer);
                     warn!(common.log, "closing a connection"; "peer" => &peer, "cause" => %error);
                     let _ = intake.hand_off().await;
@@ -128,7 +132,16 @@ pub(super) async fn serve(
     }
 }
 
-/// The connection is at its end: what is whole is taken, and what is not is counted.
+/// The connection ended, but not by its sender's will: what is left may look like a whole line and be none, for
+/// nothing says that its last number has come to its end.
+fn cut_off(undecoded: &Undecoded<'_>, intake: &mut Intake<'_>, peer: &str) {
+    if !undecoded.bytes.is_empty() {
+        let sample = undecoded.bytes.get(..SAMPLE_BYTES_MAX).unwrap_or(&undecoded.bytes);
+        intake.malformed(Reason::Truncated, sample, &peer);
+    }
+}
+
+/// The sender closed: what is whole is taken, and what is not is counted.
 async fn finish(framing: &mut Framing, undecoded: &mut Undecoded<'_>, intake: &mut Intake<'_>, peer: &str) {
     while let Ok(Some(frame)) = framing.decode_eof(&mut undecoded.bytes) {
         if intake.take(frame, &peer).await.is_err() {

@@ -1,0 +1,278 @@
+//! What senders do to their connections: none of it costs a datapoint that came whole.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
+use crate::world::*;
+
+/// A frame as statsd writes it, by hand and in protocol 0: values are strings.
+fn statsd_frame(datapoints: &[(&str, &str)]) -> Vec<u8> {
+    let now = now();
+    let items: String =
+        datapoints.iter().map(|(name, value)| format!("(S'{name}'\n(L{now}L\nS'{value}'\ntta")).collect();
+    framed(format!("(l{items}.").as_bytes())
+}
+
+#[test]
+fn a_frame_that_is_cut_costs_only_itself() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let cut = frame(&[("cut", 3.0)]);
+    daemon.send([&frame(&[("whole.a", 1.0), ("whole.b", 2.0)]), &cut[..cut.len() / 2]].concat());
+    daemon.expect_count("/malformed/truncated", 1);
+    world.expect_points(2);
+    daemon.expect_delivered(2);
+}
+
+#[test]
+fn a_frame_may_come_byte_by_byte() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let (mut pickles, mut text) = (daemon.connect(), daemon.connect());
+    for stream in [&pickles, &text] {
+        stream.set_nodelay(true).unwrap();
+    }
+    for byte in frame(&[("drop.a", 1.0), ("drop.b", 2.0)]) {
+        pickles.write_all(&[byte]).unwrap();
+    }
+    for byte in lines("drip", 3).bytes() {
+        text.write_all(&[byte]).unwrap();
+    }
+    // Both are still open: a frame is taken when it is whole.
+    world.expect_points(5);
+    daemon.expect_delivered(5);
+}
+
+#[test]
+fn a_hundred_senders_at_once() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let mut senders: Vec<TcpStream> = (0..100).map(|_| daemon.connect()).collect();
+    daemon.expect("100 connections", |stats| stats["listeners"][0]["connections"] == 100);
+    for round in 0..5 {
+        for (i, sender) in senders.iter_mut().enumerate() {
+            let bytes = if i % 2 == 0 {
+                lines(&format!("line.{i}.{round}"), 4).into_bytes()
+            } else {
+                frame(&[(&format!("pickle.{i}.{round}.a"), 1.0), (&format!("pickle.{i}.{round}.b"), 2.0)])
+            };
+            sender.write_all(&bytes).unwrap();
+        }
+    }
+    world.expect_points(5 * (50 * 4 + 50 * 2));
+    daemon.expect_delivered(1500);
+    drop(senders);
+    daemon.expect("no connection", |stats| stats["listeners"][0]["connections"] == 0);
+    assert_eq!(daemon.stats()["listeners"][0]["datapoints"], 1500);
+}
+
+#[test]
+fn a_line_without_end_is_skipped_and_the_next_one_taken() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    daemon.send(format!("{}{} 1 1\n{}", lines("before", 1), "x".repeat(40_000), lines("after", 1)));
+    world.expect_points(2);
+    daemon.expect_count("/malformed/line_too_long", 1);
+    assert_eq!(daemon.stats()["listeners"][0]["malformed"]["line_too_long"]["count"], 1);
+    daemon.expect_delivered(2);
+}
+
+#[test]
+fn a_frame_too_long_ends_its_connection_and_nothing_else() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let (mut bad, mut good) = (daemon.connect(), daemon.connect());
+    good.write_all(&frame(&[("good.before", 1.0)])).unwrap();
+    let header = ((1u32 << 20) + 1).to_be_bytes();
+    bad.write_all(&[&frame(&[("bad.before", 1.0)]), &header[..]].concat()).unwrap();
+    expect_closed(&mut bad);
+    good.write_all(&frame(&[("good.after", 2.0)])).unwrap();
+    world.expect_points(3);
+    daemon.expect_count("/malformed/frame_too_long", 1);
+    let said = daemon.expect_said("malformed input is not forwarded");
+    assert_eq!(said["peer"], bad.local_addr().unwrap().to_string());
+}
+
+#[test]
+fn a_bad_datapoint_never_costs_its_neighbours() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    daemon.send(statsd_frame(&[("pickle.first", "1"), ("pickle.bad", "one"), ("pickle.last", "3.25")]));
+    let now = now();
+    daemon.send(format!("line.first 1 {now}\nline.bad one {now}\nline.bad\n\nline.last 3 {now}\n"));
+    world.expect_points(4);
+    daemon.expect_count("/malformed/item_number", 1);
+    daemon.expect_count("/malformed/line_number", 1);
+    daemon.expect_count("/malformed/line_fields", 1);
+    daemon.expect_delivered(4);
+    assert_eq!(world.stored()["pickle.last"], 3.25);
+}
+
+#[test]
+fn what_json_cannot_say_is_skipped_by_reason() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let now = now();
+    daemon.send(format!("a nan {now}\nb inf {now}\ngood 1 {now}\nc -Infinity {now}\n"));
+    daemon.send(frame(&[("d", f64::NAN), ("also.good", 2.0), ("e", f64::NEG_INFINITY)]));
+    daemon.send("f 1 inf\ng 1 1e300\n");
+    world.expect_points(2);
+    daemon.expect_count("/datapoints/received", 9);
+    daemon.expect_delivered(2);
+    let stats = daemon.stats();
+    assert_eq!(stats["skipped"], serde_json::json!({ "value_nan": 2, "value_infinite": 3, "timestamp": 2 }));
+    assert_eq!(stats["datapoints"]["skipped"], 7);
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_mended_and_counted() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let end = format!(" 1 {}\n", now());
+    daemon
+        .send([&b"caf\xe9.temperature"[..], end.as_bytes(), "café.löad".as_bytes(), end.as_bytes()].concat());
+    world.expect_points(2);
+    daemon.expect_count("/datapoints/names_replaced", 1);
+    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["café.löad", "caf\u{fffd}.temperature"]);
+}
+
+#[test]
+fn minus_one_means_now() {
+    let world = World::new();
+    let before = now();
+    let daemon = world.daemon(&[]);
+    daemon.send("line 1 -1\n");
+    let minus_one = serde_pickle::to_vec(&[("pickle", (-1, 1))], serde_pickle::SerOptions::new().proto_v2());
+    daemon.send(framed(&minus_one.unwrap()));
+    world.expect_points(2);
+    for point in world.blueflood.points(TENANT) {
+        assert!((before..=now()).contains(&(point.ms as u64 / 1000)), "{point:?}");
+    }
+}
+
+#[test]
+fn the_time_of_this_host_replaces_the_senders() {
+    let world = World::new();
+    let before = now();
+    let daemon = world.daemon(&["--overwrite_collection_timestamp", "true"]);
+    daemon.send("from.1970 1 12345\nfrom.2100 2 4102444800\n");
+    world.expect_points(2);
+    for point in world.blueflood.points(TENANT) {
+        assert!((before..=now()).contains(&(point.ms as u64 / 1000)), "{point:?}");
+    }
+}
+
+#[test]
+fn a_unix_socket_with_its_mode() {
+    let world = World::new();
+    let path = world.folder.path().join("graphite.sock");
+    let daemon = world.daemon(&["--endpoint", &format!("unix:{}:mode=600:protocol=auto", path.display())]);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    UnixStream::connect(&path).unwrap().write_all(lines("unix", 2).as_bytes()).unwrap();
+    UnixStream::connect(&path).unwrap().write_all(&frame(&[("pickle", 1.0)])).unwrap();
+    world.expect_points(3);
+    daemon.expect_delivered(3);
+    assert_eq!(daemon.stop().code, Some(0));
+    assert!(!path.exists(), "the socket's file is left behind");
+}
+
+#[test]
+fn a_datagram_stands_alone() {
+    let world = World::new();
+    let daemon = world.daemon(&["--endpoint", "udp:port=0:interface=127.0.0.1"]);
+    let now = now();
+    daemon.send_datagram(format!("udp.a 1 {now}\nudp.b 2 {now}"));
+    daemon.send_datagram("udp.cut 3");
+    daemon.send_datagram(format!("udp.c 3 {now}\n"));
+    world.expect_points(3);
+    daemon.expect_count("/malformed/truncated", 1);
+    daemon.expect_delivered(3);
+}
+
+#[test]
+fn an_ipv6_endpoint() {
+    if let Err(error) = TcpListener::bind("[::1]:0") {
+        eprintln!("skipped: this host has no ::1: {error}");
+        return;
+    }
+    let world = World::new();
+    let daemon = world.daemon(&["--endpoint", r"tcp6:port=0:interface=\:\:1:protocol=line"]);
+    daemon.connect_to("tcp:[").write_all(lines("v6", 2).as_bytes()).unwrap();
+    world.expect_points(2);
+}
+
+#[test]
+fn a_silent_sender_is_let_go() {
+    let world = World::new();
+    let daemon = world.daemon(&["--idle_timeout", "0.3"]);
+    let mut silent = daemon.connect();
+    silent.write_all(lines("before.silence", 2).as_bytes()).unwrap();
+    expect_closed(&mut silent);
+    world.expect_points(2);
+    // What is left of a line is no line: only a clean close says that it was all of it.
+    let mut silent = daemon.connect();
+    silent.write_all(b"half.a.line 1 17").unwrap();
+    expect_closed(&mut silent);
+    daemon.expect_count("/malformed/truncated", 1);
+    daemon.expect_delivered(2);
+}
+
+#[test]
+fn a_last_line_without_its_end_counts_at_a_clean_close() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    daemon.send(lines("last", 1).trim_end());
+    world.expect_points(1);
+}
+
+#[test]
+fn more_senders_than_connections_wait_and_lose_nothing() {
+    let world = World::new();
+    let daemon = world.daemon(&["--connections", "2"]);
+    let mut first = daemon.connect();
+    let second = daemon.connect();
+    let connected = |stats: &serde_json::Value| stats["listeners"][0]["connections"] == 2;
+    daemon.expect("2 connections", connected);
+    for i in 0..5 {
+        daemon.send_lines(&format!("waiting.{i}"), 2);
+    }
+    daemon.expect_said("as many connections as --connections allows: more senders have to wait");
+    first.write_all(lines("first", 3).as_bytes()).unwrap();
+    world.expect_points(3);
+    assert!(connected(&daemon.stats()));
+    drop(second);
+    world.expect_points(13);
+    daemon.expect_delivered(13);
+}
+
+#[test]
+fn each_endpoint_speaks_its_own_protocol() {
+    let world = World::new();
+    let daemon = world.daemon(&[
+        "--endpoint",
+        "tcp:port=0:interface=127.0.0.1",
+        "--endpoint",
+        "tcp:port=0:interface=127.0.0.2:protocol=line",
+        "--endpoint",
+        "udp:port=0:interface=127.0.0.1",
+    ]);
+    daemon.send(frame(&[("pickle", 1.0)]));
+    let line_port = daemon.port("tcp:127.0.0.2");
+    TcpStream::connect(("127.0.0.2", line_port)).unwrap().write_all(lines("line", 2).as_bytes()).unwrap();
+    daemon.send_datagram(lines("udp", 3));
+    world.expect_points(6);
+    let stats = daemon.stats();
+    let seen =
+        |i: usize| (stats["listeners"][i]["protocol"].clone(), stats["listeners"][i]["datapoints"].clone());
+    assert_eq!(seen(0), ("pickle".into(), 1.into()));
+    assert_eq!(seen(1), ("line".into(), 2.into()));
+    assert_eq!(stats["listeners"][2]["datapoints"], 3);
+    // Whoever mixes them up is told what to set.
+    let mut wrong = daemon.connect();
+    wrong.write_all(lines("wrong", 1).as_bytes()).unwrap();
+    expect_closed(&mut wrong);
+    let said = daemon.expect_said("closing a connection");
+    assert!(said["cause"].as_str().unwrap().contains("set :protocol=auto"), "{said}");
+}
