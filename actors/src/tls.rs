@@ -183,7 +183,8 @@ fn explain_tls(error: &Error) -> String {
     use AlertDescription as Alert;
     match error {
         Error::InvalidCertificate(certificate) => match certificate {
-            CertificateError::UnknownIssuer => {
+            // The latter where two authorities have the same name, as an old one and the new.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "its certificate is signed by nobody that is trusted here: set ca_file to who signed it"
                     .to_owned()
             }

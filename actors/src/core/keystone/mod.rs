@@ -26,6 +26,9 @@ const TENANT_BYTES_MAX: usize = 255;
 /// The life of a token whose expiry cannot be read or is over already, as it is where the two clocks disagree.
 pub const LIFE_ASSUMED: Duration = Duration::from_secs(300);
 
+/// Keystone cuts the times that it gives to whole seconds (seen): the end comes so much sooner than they say.
+const LIFE_CUT: Duration = Duration::from_secs(1);
+
 /// A shorter life is taken for this one, or Keystone would be asked without a pause.
 pub const LIFE_MIN: Duration = Duration::from_secs(5);
 
@@ -379,5 +382,6 @@ fn moment(text: &Value) -> Option<OffsetDateTime> {
 /// [`LIFE_MIN`] and [`LIFE_MAX`] from now.
 fn life(from: OffsetDateTime, expires: Option<OffsetDateTime>) -> Duration {
     let life = expires.and_then(|expires| Duration::try_from(expires - from).ok());
-    life.filter(|life| !life.is_zero()).unwrap_or(LIFE_ASSUMED).clamp(LIFE_MIN, LIFE_MAX)
+    let life = life.filter(|life| !life.is_zero()).unwrap_or(LIFE_ASSUMED);
+    life.saturating_sub(LIFE_CUT).clamp(LIFE_MIN, LIFE_MAX)
 }
