@@ -456,3 +456,53 @@ async fn ask(client: &Client, account: &Account, auth_url: &str, key: &Secret) -
         Answer { status: response.status().as_u16(), subject_token, body: &body, now: SystemTime::now() };
     Ok(account.classify(&answer, key))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_carries_the_token_and_its_tenant_and_shows_neither() {
+        let tls = tls::Outgoing::new(&tls::Options::default()).unwrap().config;
+        let token = |tenant_id: Option<&str>| Token {
+            secret: Secret::new("t0ken".into()),
+            tenant_id: tenant_id.map(str::to_owned),
+            generation: 1,
+        };
+        let has = |request: &ClientRequest, name: &str, value: &str| {
+            request.headers().get(name).is_some_and(|header| header.as_bytes() == value.as_bytes())
+        };
+        actix_rt::System::new().block_on(async {
+            let client = client(tls);
+            let request = authorize(client.post("http://localhost/"), &token(Some("42")));
+            assert!(has(&request, "x-auth-token", "t0ken"));
+            assert!(has(&request, "x-tenant-id", "42"));
+            assert!(!format!("{request:?}").contains("t0ken"), "{request:?}");
+            let request = authorize(client.post("http://localhost/"), &token(None));
+            assert!(!request.headers().contains_key("x-tenant-id"));
+        });
+    }
+
+    #[test]
+    fn a_key_file_is_read_as_people_write_it() {
+        let directory = std::env::temp_dir().join(format!("blueflood-forward-key-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let source = KeySource::File(directory.join("key"));
+        assert!(source.read().unwrap_err().contains("can't be read"));
+        let large = "k".repeat(KEY_BYTES_MAX as usize + 1);
+        for (text, expected) in [
+            ("k3y\n", Ok("k3y")),
+            (" k3y\r\n\n", Ok("k3y")),
+            ("\n", Err("is empty")),
+            (&large, Err("too large")),
+        ] {
+            std::fs::write(directory.join("key"), text).unwrap();
+            match (source.read(), expected) {
+                (Ok(key), Ok(expected)) => assert_eq!(key.reveal(), expected),
+                (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+                (read, expected) => panic!("{read:?} is not {expected:?}"),
+            }
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

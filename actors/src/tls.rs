@@ -65,14 +65,10 @@ impl Outgoing {
                 roots.add(certificate).map_err(|error| wrong("ca_file", path, error))?;
             }
         }
-        let warning = if options.insecure {
-            Some("insecure is set: whoever answers is trusted, with the key and every metric".to_owned())
-        } else if no_roots && options.ca_file.is_none() {
-            let why = found.errors.first().map(ToString::to_string).unwrap_or_default();
-            Some(format!("this system has no root certificates, so no https can work: set ca_file {why}"))
-        } else {
-            None
-        };
+        let warning = (no_roots && options.ca_file.is_none() && !options.insecure).then(|| {
+            let why = found.errors.iter().map(|error| format!(" ({error})")).collect::<String>();
+            format!("this system has no root certificates, so no https can work: set ca_file{why}")
+        });
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| error.to_string())?
@@ -98,7 +94,7 @@ impl Outgoing {
             config.dangerous().set_certificate_verifier(Arc::new(TrustAnyone(provider)));
         }
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), warning: warning.map(|text| text.trim_end().to_owned()) })
+        Ok(Self { config: Arc::new(config), warning })
     }
 }
 
@@ -239,11 +235,5 @@ mod tests {
         let identity = Identity { cert_file: toml(), private_key_file: "/nosuch".into() };
         let error = Outgoing::new(&Options { identity: Some(identity), ..Options::default() }).unwrap_err();
         assert!(error.starts_with("cert_file "), "{error}");
-    }
-
-    #[test]
-    fn trusting_anyone_is_a_warning() {
-        let outgoing = Outgoing::new(&Options { insecure: true, ..Options::default() }).unwrap();
-        assert!(outgoing.warning.unwrap().starts_with("insecure is set"));
     }
 }

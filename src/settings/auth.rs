@@ -149,6 +149,13 @@ impl Settings {
                 ));
             }
         }
+        if self.insecure {
+            doubts.push(
+                "INSECURE: whoever answers https is trusted, with the key and every metric. Leave insecure out, and \
+                 name who signed their certificate by ca_file"
+                    .to_owned(),
+            );
+        }
         if !self.user.is_empty() && !is_https(&self.auth_url) && !is_this_host(&self.auth_url) {
             doubts.push(format!("auth_url {} is not https: the key is sent for all to read", self.auth_url));
         }

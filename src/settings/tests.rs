@@ -437,6 +437,7 @@ fn a_key_that_others_can_find_is_warned_of() {
     assert!(one(User::types("-u bob --key_file /nosuch")).starts_with("key_file /nosuch can't be read"));
     assert!(one(key_file().and_types("--auth_url=http://k/")).contains("is not https"));
     assert!(key_file().and_types("--auth_url=http://127.0.0.1:5000/").warnings().is_empty());
+    assert!(one(User::types("--insecure true")).starts_with("INSECURE: "));
     let unused = User::types("-k s3cret").warnings().join("\n");
     assert!(unused.contains("key is set but user is empty"), "{unused}");
 }
