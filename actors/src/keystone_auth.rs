@@ -42,7 +42,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// The most that is read of an answer: a catalogue of services can be hundreds of KiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
 
-/// How often a key's file is looked at while Keystone refuses what was in it.
+/// How often a key's file is looked at while what was in it came to nothing.
 const KEY_FILE_EVERY: Duration = Duration::from_secs(1);
 
 /// The most that a key's file may hold.
@@ -282,9 +282,9 @@ impl KeystoneAuth {
         self.timer = Some(ctx.run_later(wait, |actor, ctx| actor.apply(Event::Tick, ctx)));
     }
 
-    /// Tries at once when a key that was refused is no longer what its file holds.
+    /// Tries at once when the key that came to nothing is no longer what its file holds.
     fn look_at_key_file(&mut self, ctx: &mut Context<Self>) {
-        if self.said != Said::Refused || self.looking || self.renewal.is_attempting() {
+        if self.failures == 0 || self.looking || self.renewal.is_attempting() {
             return;
         }
         self.looking = true;

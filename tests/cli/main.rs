@@ -140,6 +140,16 @@ fn certificates_that_cannot_be_read_are_named() {
 }
 
 #[test]
+fn a_system_without_roots_is_warned_of_only_where_they_are_needed() {
+    let no_roots = [("SSL_CERT_FILE", "/nosuch"), ("SSL_CERT_DIR", "/nosuch")];
+    let plain = run(&no_roots, &["check"]);
+    assert_eq!((plain.code, plain.stderr.as_str()), (Some(0), ""));
+    let encrypted = run(&no_roots, &["check", "-b", "https://blueflood.example.com"]);
+    assert_eq!(encrypted.code, Some(0));
+    encrypted.says("warning: this system has no root certificates, so no https can work: set ca_file");
+}
+
+#[test]
 fn wrong_usage_ends_with_two() {
     for arguments in
         [&["--metrik_prefix", "a"][..], &["--ttl"], &["extra"], &["-t", "a", "check"], &["--log", "x"]]

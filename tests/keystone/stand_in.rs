@@ -13,6 +13,9 @@ use tokio_rustls::TlsAcceptor;
 /// The first byte of a client that speaks TLS.
 const TLS_HANDSHAKE: u8 = 22;
 
+/// An answer that never ends.
+pub const STALLS: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{";
+
 /// A server on a port of its own, until it is dropped.
 pub struct StandIn {
     pub port: u16,
@@ -94,6 +97,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     // Who went away meanwhile needs no answer.
     let _ = stream.write_all(answer.as_bytes()).await;
+    if answer == STALLS {
+        while matches!(stream.read_buf(&mut Vec::new()).await, Ok(1..)) {}
+    }
     let _ = stream.shutdown().await;
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use actors::core::keystone::Account;
 use actors::keystone_auth::{KeySource, State};
 
-use super::stand_in::{StandIn, http};
+use super::stand_in::{STALLS, StandIn, http};
 use super::{Auth, key};
 
 const GRANT: &str = r#"{"access":{"token":{"id":"t0ken","expires":"2099-12-14T22:54:49.574-05:00","tenant":{"id":"42","name":"x"}}}}"#;
@@ -63,6 +63,15 @@ async fn no_answer_wedges_it() {
         assert_eq!(auth.status().last_error, None);
         auth.never_said("k3y");
     }
+}
+
+#[actix_rt::test]
+async fn an_answer_that_never_ends_is_given_up() {
+    let stand_in = StandIn::start().await;
+    stand_in.answers(&[STALLS, &http("200 OK", GRANT)]);
+    let auth = Auth::starts(bob(), key("k3y"), &url(&stand_in));
+    assert_eq!(auth.asks().await.expect_err("no token").cause, "no answer within 30 s");
+    auth.gets_a_token().await;
 }
 
 #[actix_rt::test]
