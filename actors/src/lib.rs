@@ -21,6 +21,8 @@
 //! | [`collector`] | the open chunk, and the two timers |
 //! | [`forwarder`] | the way out: what is stored, what is in flight, what an answer leads to |
 //! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
+//! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
+//! | [`tls`] | whom we trust on the way out, and who we are there |
 //! | [`metrics`] | the local HTTP port, and the view of all counters |
 //! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
 //! | [`faults`] | the places where tests make an actor die |
@@ -29,7 +31,9 @@ pub mod collector;
 pub mod core;
 pub mod faults;
 pub mod forwarder;
+pub mod keystone_auth;
 pub mod listener;
 pub mod metrics;
 pub mod spool;
 pub mod supervisor;
+pub mod tls;

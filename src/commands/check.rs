@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use actors::tls::Outgoing;
 use clap::{ArgMatches, Command};
 
 use crate::cli;
@@ -14,7 +15,7 @@ pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
         .args(settings::arguments())
-        .after_help("Exit status: 0 if the daemon could run with these settings, 2 if not.")
+        .after_help("Exit status: 0 if the daemon could run with these settings, 2 if not, 1 if a file that they name is wrong.")
 }
 
 /// Prints settings to standard output, warnings and errors to standard error.
@@ -29,7 +30,17 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     match loaded {
         Ok(loaded) => {
             cli::complain("warning", loaded.warnings);
-            ExitCode::SUCCESS
+            // The files that they name are no part of the settings, and yet nothing works without them.
+            match Outgoing::new(&loaded.settings.tls()) {
+                Ok(outgoing) => {
+                    cli::complain("warning", outgoing.warning.filter(|_| loaded.settings.uses_tls()));
+                    ExitCode::SUCCESS
+                }
+                Err(error) => {
+                    cli::complain("error", [error]);
+                    ExitCode::FAILURE
+                }
+            }
         }
         Err(refused) => cli::refuse(*refused),
     }

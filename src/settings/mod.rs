@@ -3,6 +3,7 @@
 //! arguments.
 
 mod arguments;
+mod auth;
 mod ini;
 mod render;
 mod sources;
@@ -13,12 +14,13 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ArgMatches;
+use zeroize::Zeroize;
 
 pub use arguments::arguments;
 pub use render::{example_toml, table_markdown};
 pub use sources::Surroundings;
 pub use table::{ENVIRONMENT_PREFIX, Group, Setting, Settings, TABLE};
-pub use values::{CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, Secret, SpoolFull, SpoolPlace, SpoolSync};
+pub use values::{AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
 
 /// The text of one setting that counts, and the source that it came from.
 #[derive(Clone)]
@@ -34,6 +36,15 @@ pub struct Effective {
 impl fmt::Debug for Effective {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} = {:?} ({})", self.setting.key, self.setting.masked(&self.text), self.origin)
+    }
+}
+
+/// The key leaves no copy behind here. Those that the parsers of the sources made in passing are beyond our reach.
+impl Drop for Effective {
+    fn drop(&mut self) {
+        if self.setting.secret {
+            self.text.zeroize();
+        }
     }
 }
 
@@ -114,6 +125,8 @@ impl Settings {
         );
         if let Some(settings) = &settings {
             warnings.extend(settings.doubts());
+            warnings.extend(settings.auth_doubts(&effective, around));
+            problems.extend(settings.auth_problems().map(|(key, why)| problem(key, why)));
             problems.extend(settings.ttl_problem(around.now).map(|why| problem("ttl", why)));
         }
         match settings.filter(|_| problems.is_empty()) {
@@ -147,9 +160,6 @@ impl Settings {
         }
         if let Some(address) = self.stats.filter(|address| !address.ip().is_loopback()) {
             doubts.push(format!("stats {address} can be reached from other hosts, and asks for no password"));
-        }
-        if self.user.is_empty() && !self.key.reveal().is_empty() {
-            doubts.push("key is set but user is empty: no authentication is done".to_owned());
         }
         doubts
     }

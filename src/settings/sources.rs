@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use clap::ArgMatches;
 use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value, ValueKind};
+use zeroize::Zeroizing;
 
 use super::ini::Ini;
 use super::table::{ENVIRONMENT_PREFIX, Setting, TABLE, setting};
@@ -20,6 +21,8 @@ pub struct Surroundings<'a> {
     pub environment: BTreeMap<OsString, OsString>,
     /// Reads the whole of a file.
     pub read_file: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// Whether every user of this host can read a file.
+    pub others_can_read: &'a dyn Fn(&Path) -> bool,
     /// The time: a datapoint may not outlive the last second that Cassandra can count to.
     pub now: SystemTime,
 }
@@ -27,7 +30,8 @@ pub struct Surroundings<'a> {
 /// Where a value that no source gave comes from.
 pub const DEFAULT_ORIGIN: &str = "default";
 
-const COMMAND_LINE_ORIGIN: &str = "command line";
+/// Where a value that was typed comes from.
+pub const COMMAND_LINE_ORIGIN: &str = "command line";
 
 /// The value of every setting, in the order of the table, and what went wrong while finding it.
 #[derive(Debug, Default)]
@@ -60,6 +64,7 @@ impl Gathered {
                     })
                     .collect();
                 gathered.place_spool(&around.environment);
+                gathered.place_key(around);
             }
             Err(error) => gathered.problems.push(Problem::new("settings", "", error)),
         }
@@ -73,6 +78,26 @@ impl Gathered {
         if let Some((entry, (path, variable))) = unplaced.zip(default_spool(environment)) {
             entry.text = path;
             entry.origin = format!("{DEFAULT_ORIGIN} by ${variable}");
+        }
+    }
+
+    /// systemd's `LoadCredential=key:...` gives a key where no other source does.
+    fn place_key(&mut self, around: &Surroundings<'_>) {
+        let is_given = |entry: &Effective| !entry.text.is_empty() && entry.setting.key == "key";
+        if self.effective.iter().any(is_given) {
+            return;
+        }
+        let directory = around.environment.get(OsStr::new("CREDENTIALS_DIRECTORY"));
+        let path = directory.map(|directory| Path::new(directory).join("key"));
+        // The directory may be there for other credentials' sake.
+        let path = path.filter(|path| (around.read_file)(path).map(Zeroizing::new).is_ok());
+        let unplaced =
+            self.effective.iter_mut().find(|entry| entry.setting.key == "key_file" && entry.text.is_empty());
+        if let Some((entry, path)) =
+            unplaced.zip(path.and_then(|path| path.into_os_string().into_string().ok()))
+        {
+            entry.text = path;
+            entry.origin = format!("{DEFAULT_ORIGIN} by $CREDENTIALS_DIRECTORY");
         }
     }
 

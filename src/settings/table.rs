@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use actors::core::endpoint::Endpoint;
 use actors::core::protocol::Protocol;
+use actors::core::secret::{MASK, Secret};
 
 use super::values::{self as read, bytes, choice, count, duration};
-use super::values::{CatchUp, Compress, LogFormat, Secret, SpoolFull, SpoolPlace, SpoolSync};
+use super::values::{AuthType, CatchUp, Compress, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
 
 /// One setting, as people meet it.
 #[derive(Debug)]
@@ -80,9 +81,6 @@ impl Setting {
         }
     }
 }
-
-/// What is shown in place of a secret.
-pub const MASK: &str = "********";
 
 /// A URL with a user in it is refused, and the refusal must not show the password.
 fn without_user(text: &str) -> String {
@@ -193,17 +191,52 @@ settings! {
     interval: Duration = read::interval, {
         group: Group::Out, short: Some('i'), value: "TIME", default: "30", unit: "s",
     }
-    /// The user to authenticate as.
-    user: String = read::user, {
+    /// The user to authenticate as; with v3applicationcredential, the credential's id.
+    user: String = read::text, {
         group: Group::Out, short: Some('u'), value: "USER", empty: "no authentication",
     }
-    /// The user's API key. Better set in a file or the environment: everyone on this host can see a command line.
+    /// The user's API key, password or the credential's secret. Better named by --key_file: everyone on this host can
+    /// see a command line.
     key: Secret = read::secret, {
         group: Group::Out, short: Some('k'), value: "KEY", empty: "none", secret: true,
+    }
+    /// A file that holds the key and nothing else. It is read again for every token, so a changed key needs no
+    /// restart.
+    key_file: Option<PathBuf> = read::path, {
+        group: Group::Out, value: "FILE", empty: "$CREDENTIALS_DIRECTORY/key, if systemd gives one",
+    }
+    /// How tokens are asked for: Identity v2.0 with an API key or a password, or Keystone's v3 with a password or an
+    /// application credential.
+    auth_type: AuthType = choice(read::AUTH_TYPES), {
+        group: Group::Out, value: "apikey|password|v3password|v3applicationcredential", default: "apikey",
+    }
+    /// The project of the token, for v3password. Write id:X or name:X where it is not plain which it is.
+    auth_project: String = read::text, {
+        group: Group::Out, value: "PROJECT", empty: "none",
+    }
+    /// The domain of user and project, for v3password. Write id:X or name:X where it is not plain which it is.
+    auth_domain: String = read::text, {
+        group: Group::Out, value: "DOMAIN", default: "default",
     }
     /// Where tokens are asked for when a user is set.
     auth_url: String = read::http_url, {
         group: Group::Out, value: "URL", default: "https://identity.api.rackspacecloud.com/v2.0/tokens",
+    }
+    /// Certificates in PEM that are trusted besides the system's.
+    ca_file: Option<PathBuf> = read::path, {
+        group: Group::Out, value: "FILE", empty: "none",
+    }
+    /// A certificate of ours in PEM, for servers that ask who we are.
+    cert_file: Option<PathBuf> = read::path, {
+        group: Group::Out, value: "FILE", empty: "none",
+    }
+    /// The private key of --cert_file, in PEM.
+    private_key_file: Option<PathBuf> = read::path, {
+        group: Group::Out, value: "FILE", empty: "none",
+    }
+    /// Trust whoever answers, without looking at certificates. For trials only: it gives key and metrics to anyone.
+    insecure: bool = read::boolean, {
+        group: Group::Out, value: "true|false", default: "false", empty: "false",
     }
     /// How large a request may be before compression. 0 means the most that Blueflood takes, 1048576.
     limit: u64 = read::limit, {

@@ -1,7 +1,6 @@
 //! Owns how the text of one setting becomes a value, and what is said when it does not. Never looks at a second
 //! setting: what two of them must agree on is checked in `settings`.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use actors::core::endpoint::Endpoint;
 use actors::core::protocol::Protocol;
+use actors::core::secret::Secret;
 use slog::Level;
 
 /// Blueflood never answers a body over this many bytes (measured), so none is sent.
@@ -37,21 +37,17 @@ pub const LOG_LEVELS: &[(&str, Level)] = &[
     ("critical", Level::Critical),
 ];
 
-/// A text that is never shown.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself: for the one request that needs it.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(super::table::MASK)
-    }
+/// How tokens are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthType {
+    /// Identity v2.0, an API key: the original's only way.
+    ApiKey,
+    /// Identity v2.0, a password.
+    Password,
+    /// Identity v3, a password.
+    V3Password,
+    /// Identity v3, an application credential.
+    V3ApplicationCredential,
 }
 
 /// How request bodies are compressed.
@@ -107,6 +103,14 @@ pub enum LogFormat {
     /// For machines: one JSON object a line.
     Json,
 }
+
+/// The names of the ways to ask for a token.
+pub const AUTH_TYPES: &[(&str, AuthType)] = &[
+    ("apikey", AuthType::ApiKey),
+    ("password", AuthType::Password),
+    ("v3password", AuthType::V3Password),
+    ("v3applicationcredential", AuthType::V3ApplicationCredential),
+];
 
 /// One of a few words.
 pub fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&str) -> Result<T, String> {
@@ -278,14 +282,6 @@ pub fn tenant(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A user to authenticate as.
-pub fn user(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Ok(String::new());
-    }
-    Err("authentication is not there yet: leave user empty, for a Blueflood that asks for none".to_owned())
-}
-
 /// The address of the figures; empty for none.
 pub fn stats(text: &str) -> Result<Option<SocketAddr>, String> {
     if text.is_empty() {
@@ -320,5 +316,5 @@ pub fn text(text: &str) -> Result<String, String> {
 
 /// Any text that is not shown.
 pub fn secret(text: &str) -> Result<Secret, String> {
-    Ok(Secret(text.to_owned()))
+    Ok(Secret::new(text.to_owned()))
 }

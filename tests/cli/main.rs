@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -114,6 +115,38 @@ fn a_log_file_that_cannot_be_opened_is_named() {
         run(&[], &["--log_file", "/proc/none/x.log", "-e", "tcp:0:interface=127.0.0.1", "--stats="]);
     assert_eq!(refused.code, Some(1));
     refused.says("log_file /proc/none/x.log: can't be opened");
+}
+
+#[test]
+fn keys_are_warned_of_and_never_shown() {
+    let check = run(&[], &["check", "-u", "bob", "-k", "s3cret", "--insecure", "true"]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    check.says("warning: key stands on the command line");
+    check.says("warning: INSECURE");
+    assert!(!check.stdout.contains("s3cret") && !check.stderr.contains("s3cret"));
+
+    let (_directory, file) = file_with("x.toml", "user = 'bob'\nkey = 's3cret'\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("they can be set");
+    run(&[], &["check", "-c", &file]).says(&format!("chmod o-r {file}"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).expect("they can be set");
+    assert_eq!(run(&[], &["check", "-c", &file]).stderr, "");
+}
+
+#[test]
+fn certificates_that_cannot_be_read_are_named() {
+    let check = run(&[], &["check", "--ca_file", "/nosuch"]);
+    assert_eq!(check.code, Some(1));
+    check.says("error: ca_file /nosuch: can't be read");
+}
+
+#[test]
+fn a_system_without_roots_is_warned_of_only_where_they_are_needed() {
+    let no_roots = [("SSL_CERT_FILE", "/nosuch"), ("SSL_CERT_DIR", "/nosuch")];
+    let plain = run(&no_roots, &["check"]);
+    assert_eq!((plain.code, plain.stderr.as_str()), (Some(0), ""));
+    let encrypted = run(&no_roots, &["check", "-b", "https://blueflood.example.com"]);
+    assert_eq!(encrypted.code, Some(0));
+    encrypted.says("warning: this system has no root certificates, so no https can work: set ca_file");
 }
 
 #[test]

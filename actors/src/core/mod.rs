@@ -3,12 +3,15 @@
 //! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
 //! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
 //! verdict of [`blueflood`]. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
+//! [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
+
 pub mod backoff;
 pub mod blueflood;
 pub mod chunk;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
+pub mod keystone;
 pub mod ledger;
 pub mod line;
 pub mod number;
@@ -17,4 +20,5 @@ pub mod payload;
 pub mod pickle;
 pub mod protocol;
 pub mod row;
+pub mod secret;
 pub mod settlement;
