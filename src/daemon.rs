@@ -18,6 +18,7 @@ use actors::core::ledger::{Ledger, sum};
 use actors::core::outbox::Limits;
 use actors::core::row::{Encoder, RowSettings};
 use actors::forwarder::{self, Forwarder};
+use actors::keystone_auth::{self, KeystoneAuth};
 use actors::listener::socket::Bound;
 use actors::listener::{self, Listener};
 use actors::metrics::{History, Metrics, Sources};
@@ -25,7 +26,9 @@ use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{self, Notice, Spool, SpoolThread, WhenFull};
 use actors::supervisor::{Storms, Supervised};
+use actors::tls;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use slog::{Logger, crit, debug, error, info, o, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -76,6 +79,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
 
 /// What is there before the first actor is: all that can fail for a reason that only an operator can mend.
 struct Ground {
+    tls: Arc<ClientConfig>,
     sockets: Vec<(Arc<Bound>, Arc<listener::Desk>)>,
     stats: Option<Arc<TcpListener>>,
     spool: Spool,
@@ -84,6 +88,10 @@ struct Ground {
 
 impl Ground {
     fn prepare(settings: &Settings, log: &Logger) -> Result<Self, String> {
+        let tls::Outgoing { config, warning } = tls::Outgoing::new(&settings.tls())?;
+        if let Some(warning) = warning.filter(|_| settings.uses_tls()) {
+            warn!(log, "{warning}");
+        }
         let bind = |endpoint| {
             let socket = Bound::bind(endpoint).map_err(|error| error.to_string())?;
             let desk = Listener::desk(&socket, endpoint.protocol_or(settings.protocol));
@@ -94,7 +102,7 @@ impl Ground {
         let say = say_of_spool(log.new(o!()));
         let (spool, spool_thread) =
             Spool::start(spool_options(settings), say).map_err(|error| error.to_string())?;
-        Ok(Self { sockets, stats: stats.map(Arc::new), spool, spool_thread })
+        Ok(Self { tls: config, sockets, stats: stats.map(Arc::new), spool, spool_thread })
     }
 }
 
@@ -162,6 +170,7 @@ struct Actors {
     listeners: Vec<Supervised<Listener>>,
     collector: Supervised<Collector>,
     forwarder: Supervised<Forwarder>,
+    keystone: Option<Supervised<KeystoneAuth>>,
     metrics: Supervised<Metrics>,
     stop: watch::Sender<bool>,
     readers: TaskTracker,
@@ -182,8 +191,24 @@ impl Actors {
         let spool = ground.spool.clone();
         let status = forwarder::SharedStatus::default();
 
+        let keystone = settings.credentials().map(|(account, key)| {
+            let options = keystone_auth::Options {
+                account,
+                key,
+                auth_url: settings.auth_url.clone(),
+                tls: ground.tls.clone(),
+                status: keystone_auth::SharedStatus::default(),
+                log: logger.clone(),
+            };
+            let status = options.status.clone();
+            let make = move |line| KeystoneAuth::new(options.clone(), line);
+            (Supervised::start("keystone", Arbiter::current(), storms.clone(), logger.clone(), make), status)
+        });
+        let auth =
+            keystone.as_ref().map(|(actor, _)| forwarder::Auth { get: actor.link(), rejected: actor.link() });
         let forwarder = {
-            let (options, spool, status) = (forwarder_options(settings), spool.clone(), status.clone());
+            let options = forwarder_options(settings, auth, ground.tls.clone());
+            let (spool, status) = (spool.clone(), status.clone());
             let log = logger.clone();
             let make =
                 move |line| Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone());
@@ -218,10 +243,13 @@ impl Actors {
 
         let mut vitals = vec![collector.vitals(), forwarder.vitals()];
         vitals.extend(listeners.iter().map(Supervised::vitals));
+        let (keystone, keystone_status) = keystone.unzip();
+        vitals.extend(keystone.iter().map(Supervised::vitals));
         let metrics = {
             let sources = Sources {
                 spool,
                 forwarder: status,
+                keystone: keystone_status,
                 listeners: ground.sockets.iter().map(|(_, desk)| desk.clone()).collect(),
                 vitals,
                 log_records_lost: log.lost.clone(),
@@ -235,7 +263,7 @@ impl Actors {
             let make = move |line| Metrics::new(line, sources.clone(), socket.clone(), log.clone());
             Supervised::start("metrics", Arbiter::current(), storms, logger, make)
         };
-        Ok(Self { listeners, collector, forwarder, metrics, stop, readers })
+        Ok(Self { listeners, collector, forwarder, keystone, metrics, stop, readers })
     }
 
     /// Accept no more, read what the sockets hold, seal, deliver for a while, leave the rest in the spool.
@@ -259,6 +287,7 @@ impl Actors {
         }
         self.collector.let_go();
         self.forwarder.let_go();
+        self.keystone.iter().for_each(Supervised::let_go);
         self.metrics.let_go();
         if let Err(error) = ground.spool.close().await {
             error!(log, "the spool could not be closed in order"; "error" => %error);
@@ -332,7 +361,11 @@ fn collector_options(settings: &Settings) -> collector::Options {
     }
 }
 
-fn forwarder_options(settings: &Settings) -> forwarder::Options {
+fn forwarder_options(
+    settings: &Settings,
+    auth: Option<forwarder::Auth>,
+    tls: Arc<ClientConfig>,
+) -> forwarder::Options {
     forwarder::Options {
         limits: Limits {
             payload_bytes_max: payload_bytes_max(settings),
@@ -340,9 +373,11 @@ fn forwarder_options(settings: &Settings) -> forwarder::Options {
             in_flight_max: settings.concurrency,
             backoff: Backoff { base: BACKOFF_BASE.min(settings.backoff_max), max: settings.backoff_max },
             newest_first: settings.catch_up == CatchUp::NewestFirst,
-            authenticates: false,
+            authenticates: auth.is_some(),
         },
+        auth,
         target: forwarder::Target {
+            tls,
             url: ingest_url(settings),
             timeout: settings.timeout,
             concurrency: settings.concurrency,

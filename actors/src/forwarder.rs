@@ -5,6 +5,7 @@
 mod post;
 
 use std::{
+    collections::HashMap,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -27,8 +28,9 @@ use crate::{
         payload,
     },
     faults,
+    keystone_auth::{GetToken, NoToken, Rejected, Token},
     spool::{Batch, Spool, SpoolError},
-    supervisor::{Lifeline, supervised},
+    supervisor::{Gone, Lifeline, Link, supervised},
 };
 
 /// How often the outbox is told that time has passed, beside the moments that it asks for itself.
@@ -49,9 +51,20 @@ pub struct Flush;
 #[rtype(result = "()")]
 pub struct Drain(pub Duration);
 
+/// Where tokens come from.
+#[derive(Clone)]
+pub struct Auth {
+    /// For a token.
+    pub get: Link<GetToken>,
+    /// For a newer one.
+    pub rejected: Link<Rejected>,
+}
+
 /// The settings of the way out.
 #[derive(Clone)]
 pub struct Options {
+    /// Where tokens come from, if Blueflood wants any.
+    pub auth: Option<Auth>,
     /// What bounds the outbox.
     pub limits: Limits,
     /// Whom to POST to, and how.
@@ -103,6 +116,8 @@ pub struct Forwarder {
     /// Until the spool has said what is in it there is none.
     outbox: Option<Outbox>,
     client: Option<Rc<awc::Client>>,
+    /// The token that each parcel in flight was sent with, by generation.
+    tokens: HashMap<ParcelId, u64>,
     wake: Option<SpawnHandle>,
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -113,6 +128,8 @@ enum Sent {
         verdict: Verdict,
         took: Duration,
         bytes: usize,
+        /// The token that it was sent with, by generation.
+        token: Option<u64>,
     },
     /// The spool has none of its chunks any more.
     Gone,
@@ -131,6 +148,7 @@ impl Forwarder {
             clock: Instant::now(),
             outbox: None,
             client: None,
+            tokens: HashMap::new(),
             wake: None,
             draining: Vec::new(),
         }
@@ -152,7 +170,7 @@ impl Forwarder {
         });
         for action in actions {
             match action {
-                Action::Send { parcel, chunks, .. } => self.send(parcel, chunks, ctx),
+                Action::Send { parcel, chunks, renew_token } => self.send(parcel, chunks, renew_token, ctx),
                 Action::Settle { parcel, chunks, fate } => self.settle(parcel, chunks, fate, ctx),
                 Action::Refill { from, max } => self.refill(from, max, ctx),
                 Action::Say(notice) => self.say(notice),
@@ -171,8 +189,10 @@ impl Forwarder {
 
     // === What the outbox says ===
 
-    fn send(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, ctx: &mut Context<Self>) {
+    fn send(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, renew_token: bool, ctx: &mut Context<Self>) {
         let Some(client) = self.client.clone() else { return };
+        let auth = self.options.auth.clone();
+        let refused = self.tokens.remove(&parcel).filter(|_| renew_token);
         let (spool, target, encoding) =
             (self.spool.clone(), self.options.target.clone(), self.options.encoding);
         let sent = async move {
@@ -183,21 +203,31 @@ impl Forwarder {
                     // It is whole in the spool, or it would not have been loaded: the spool drops it when it settles.
                     Err(damaged) => {
                         let verdict = Verdict::RefusedWhole(damaged.to_string());
-                        return Sent::Answered { verdict, took: Duration::ZERO, bytes: 0 };
+                        return Sent::Answered { verdict, took: Duration::ZERO, bytes: 0, token: None };
                     }
                 },
                 Err(error) => return Sent::SpoolFailed(error),
             };
+            let token = match token(auth, refused).await {
+                Ok(token) => token,
+                Err(verdict) => {
+                    return Sent::Answered { verdict, took: Duration::ZERO, bytes: 0, token: None };
+                }
+            };
             let started = Instant::now();
             let bytes = body.len();
-            let verdict = post::post(&client, &target, encoding, body).await;
-            Sent::Answered { verdict, took: started.elapsed(), bytes }
+            let verdict = post::post(&client, &target, token.as_deref(), encoding, body).await;
+            let token = token.map(|token| token.generation);
+            Sent::Answered { verdict, took: started.elapsed(), bytes, token }
         };
         ctx.spawn(sent.into_actor(self).map(move |sent, forwarder, ctx| {
             faults::point("forwarder.answered");
             match sent {
-                Sent::Answered { verdict, took, bytes } => {
+                Sent::Answered { verdict, took, bytes, token } => {
                     forwarder.note(&verdict, bytes);
+                    if let Some(generation) = token.filter(|_| verdict == Verdict::Unauthorized) {
+                        forwarder.tokens.insert(parcel, generation);
+                    }
                     forwarder.event(Event::Answered { parcel, verdict, took }, ctx);
                 }
                 Sent::Gone => forwarder.event(Event::Gone { parcel }, ctx),
@@ -302,6 +332,26 @@ impl Forwarder {
         match self.spool.status().newest {
             Some(newest) => self.event(Event::Seen(newest), ctx),
             None => self.event(Event::Tick, ctx),
+        }
+    }
+}
+
+/// A token for the next request, newer than the one that was refused; none if none is wanted. What stands in the way
+/// of one stands in the way of the request.
+async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Verdict> {
+    let Some(auth) = auth else { return Ok(None) };
+    let token = match refused {
+        Some(generation) => auth.rejected.ask(|| Rejected { generation }).await,
+        None => auth.get.ask(|| GetToken).await,
+    };
+    match token {
+        Ok(Ok(token)) => Ok(Some(token)),
+        Ok(Err(NoToken { cause, retry_in, .. })) => Err(Verdict::Unavailable {
+            cause: format!("no token from Keystone: {cause}"),
+            retry_after: Some(retry_in),
+        }),
+        Err(Gone) => {
+            Err(Verdict::Unavailable { cause: "the daemon is stopping".to_owned(), retry_after: None })
         }
     }
 }

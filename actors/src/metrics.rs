@@ -23,6 +23,7 @@ pub use self::view::View;
 use crate::{
     faults,
     forwarder::SharedStatus,
+    keystone_auth,
     listener::Desk,
     spool::Spool,
     supervisor::{Lifeline, Vitals, supervised},
@@ -41,6 +42,8 @@ pub struct Sources {
     pub spool: Spool,
     /// The forwarder.
     pub forwarder: SharedStatus,
+    /// Keystone's actor, if there is one.
+    pub keystone: Option<keystone_auth::SharedStatus>,
     /// The listeners.
     pub listeners: Vec<Arc<Desk>>,
     /// The actors.
@@ -156,6 +159,7 @@ impl Handler<Snapshot> for Metrics {
         let Sources {
             spool,
             forwarder,
+            keystone,
             listeners,
             vitals,
             log_records_lost,
@@ -168,6 +172,9 @@ impl Handler<Snapshot> for Metrics {
             ledger: spool.ledger().snapshot(),
             spool: spool.status(),
             forwarder: forwarder.snapshot(),
+            keystone: keystone
+                .as_ref()
+                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
             listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
             actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
             log_records_lost: log_records_lost.load(Ordering::Relaxed),

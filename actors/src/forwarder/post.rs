@@ -1,7 +1,10 @@
 //! Owns one POST: from a body to a verdict, whatever happens on the way. It never retries but once, when a
 //! connection that was kept alive turns out to be closed.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix_web::error::ParseError;
 use awc::{
@@ -11,15 +14,22 @@ use awc::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use rustls::ClientConfig;
 
-use crate::core::{
-    blueflood::{Answer, Verdict, classify},
-    chunk::Encoding,
+use crate::{
+    core::{
+        blueflood::{Answer, Verdict, classify},
+        chunk::Encoding,
+    },
+    keystone_auth::{Token, authorize},
+    tls,
 };
 
 /// Whom to POST to, and how.
 #[derive(Clone)]
 pub struct Target {
+    /// Whom to trust there, if it is `https`.
+    pub tls: Arc<ClientConfig>,
     /// The whole URL of the ingest endpoint.
     pub url: String,
     /// How long the whole answer may take.
@@ -44,6 +54,8 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// The client, with every option written out: awc's defaults lose or hang (`shared/traps.md`, 9).
 pub fn client(target: &Target) -> Client {
     let connector = Connector::new()
+        // After any other choice of protocols, this would be undone.
+        .rustls_0_23(target.tls.clone())
         .timeout(CONNECT_TIMEOUT)
         .handshake_timeout(CONNECT_TIMEOUT)
         .conn_keep_alive(KEEP_ALIVE)
@@ -62,13 +74,19 @@ pub fn client(target: &Target) -> Client {
         .finish()
 }
 
-/// POSTs a body.
-pub async fn post(client: &Client, target: &Target, encoding: Encoding, body: Bytes) -> Verdict {
+/// POSTs a body, with a token if there is to be one.
+pub async fn post(
+    client: &Client,
+    target: &Target,
+    token: Option<&Token>,
+    encoding: Encoding,
+    body: Bytes,
+) -> Verdict {
     let whole = async {
-        match attempt(client, target, encoding, body.clone()).await {
+        match attempt(client, target, token, encoding, body.clone()).await {
             // A connection that was kept alive had been closed: that says nothing of Blueflood.
             Err(SendRequestError::Connect(ConnectError::Disconnected)) => {
-                attempt(client, target, encoding, body).await
+                attempt(client, target, token, encoding, body).await
             }
             other => other,
         }
@@ -86,12 +104,16 @@ pub async fn post(client: &Client, target: &Target, encoding: Encoding, body: By
 async fn attempt(
     client: &Client,
     target: &Target,
+    token: Option<&Token>,
     encoding: Encoding,
     body: Bytes,
 ) -> Result<Verdict, SendRequestError> {
     let mut request = client.post(&target.url);
     if encoding == Encoding::Deflate {
         request = request.insert_header((CONTENT_ENCODING, "gzip"));
+    }
+    if let Some(token) = token {
+        request = authorize(request, token);
     }
     let mut response = request.send_body(body).await?;
     let status = response.status().as_u16();
@@ -144,17 +166,17 @@ fn failure(error: &SendRequestError) -> Verdict {
             cause: "the connection was closed without an answer".into(),
             may_be_size: false,
         },
-        SendRequestError::Connect(error) => {
-            Verdict::Unavailable { cause: error.to_string(), retry_after: None }
+        SendRequestError::Connect(_) => {
+            Verdict::Unavailable { cause: tls::explain(error), retry_after: None }
         }
-        SendRequestError::Send(error) => Verdict::NoAnswer {
-            cause: format!("the connection broke while sending: {error}"),
-            may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        SendRequestError::Send(io) => Verdict::NoAnswer {
+            cause: format!("the connection broke while sending: {}", tls::explain(error)),
+            may_be_size: matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
         },
         // Whoever answered went away in the middle of the head: that says nothing of our settings.
-        SendRequestError::Response(ParseError::Io(error)) => Verdict::NoAnswer {
-            cause: format!("the connection broke before the answer: {error}"),
-            may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        SendRequestError::Response(ParseError::Io(io)) => Verdict::NoAnswer {
+            cause: format!("the connection broke before the answer: {}", tls::explain(error)),
+            may_be_size: matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
         },
         SendRequestError::Response(ParseError::Incomplete) => {
             Verdict::NoAnswer { cause: "the answer ended within its head".into(), may_be_size: false }

@@ -14,7 +14,9 @@ use crate::{
         datapoint::Reason,
         ledger::{ByReason, Ledger, sum},
     },
-    forwarder, listener, spool,
+    forwarder,
+    keystone_auth::{self, State},
+    listener, spool,
     supervisor::Vitals,
 };
 
@@ -24,6 +26,7 @@ pub struct View {
     pub(super) ledger: Ledger,
     pub(super) spool: spool::Status,
     pub(super) forwarder: forwarder::Status,
+    pub(super) keystone: Option<keystone_auth::Status>,
     pub(super) listeners: Vec<Listener>,
     pub(super) actors: Vec<ActorState>,
     pub(super) log_records_lost: u64,
@@ -96,6 +99,12 @@ impl View {
         if let Some(cause) = &self.spool.blocked {
             wrong.push(format!("the spool takes nothing: {cause}"));
         }
+        if self.keystone.as_ref().is_some_and(|keystone| keystone.state == State::Refused) {
+            wrong.push(
+                "Keystone refuses the credentials: check --user, --key, --auth_type and --auth_url"
+                    .to_owned(),
+            );
+        }
         if let Some(answer) = &self.forwarder.outbox.misconfigured {
             wrong.push(format!("Blueflood refuses everything, a setting must be wrong: {answer}"));
         }
@@ -150,6 +159,13 @@ impl View {
                 "last_error": forwarder.last_error.as_ref().map(|(text, at)| json!({ "text": text, "time": time(*at) })),
                 "last_success": forwarder.last_success.map(time),
             },
+            "keystone": self.keystone.as_ref().map(|keystone| json!({
+                "state": keystone.state.name(),
+                "expires_in_s": keystone.expires_in().map(|left| left.as_secs()),
+                "renewals": keystone.renewals,
+                "failures": keystone.failures,
+                "last_error": keystone.last_error,
+            })),
             "spool": {
                 "used_bytes": self.spool.used_bytes,
                 "bytes_max": self.spool_bytes_max,
@@ -294,6 +310,20 @@ impl View {
         let success = forwarder.last_success.map_or(0, time);
         page.one("last_success_timestamp_seconds", "gauge", "When Blueflood last took a request.", success);
 
+        if let Some(keystone) = &self.keystone {
+            let valid = keystone.expires_in().is_some_and(|left| !left.is_zero());
+            page.one("keystone_token_valid", "gauge", "1 while there is a token to send.", u8::from(valid));
+            let left = keystone.expires_in().unwrap_or_default().as_secs();
+            page.one("keystone_token_expires_seconds", "gauge", "How long the token can be used yet.", left);
+            page.one("keystone_renewals_total", "counter", "Tokens that Keystone gave.", keystone.renewals);
+            page.one(
+                "keystone_failures_total",
+                "counter",
+                "Attempts that came to no token.",
+                keystone.failures,
+            );
+        }
+        page.one("spool_max_bytes", "gauge", "The spool's cap.", self.spool_bytes_max);
         page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
         page.one(
             "spool_blocked",
