@@ -277,8 +277,11 @@ impl KeystoneAuth {
         if let Some(timer) = self.timer.take() {
             ctx.cancel_future(timer);
         }
-        let Some(due) = self.renewal.next(self.now()) else { return };
-        let wait = due.saturating_sub(self.now());
+        let now = self.now();
+        let Some(due) = self.renewal.next(now) else { return };
+        // The end of a token that can't be renewed yet is to be seen when it comes.
+        let due = self.renewal.expires(now).map_or(due, |expires| due.min(expires));
+        let wait = due.saturating_sub(now);
         self.timer = Some(ctx.run_later(wait, |actor, ctx| actor.apply(Event::Tick, ctx)));
     }
 
@@ -301,7 +304,7 @@ impl KeystoneAuth {
     fn heard(&mut self, verdict: &Verdict) {
         let (log, auth_url) = (&self.options.log, self.options.auth_url.as_str());
         let mut status = lock(&self.options.status);
-        let says = match verdict {
+        let (says, cause) = match verdict {
             Verdict::Granted(grant) => {
                 status.renewals = status.renewals.saturating_add(1);
                 status.last_error = None;
@@ -319,19 +322,17 @@ impl KeystoneAuth {
                         Metrics are kept meanwhile";
                         "auth_url" => auth_url, "answer" => cause);
                 }
-                Said::Refused
+                (Said::Refused, cause)
             }
             Verdict::Failed(cause) => {
                 if self.said != Said::Failed {
                     warn!(log, "Keystone gives no token, and is asked again until it does. Metrics are kept meanwhile";
                         "auth_url" => auth_url, "cause" => cause);
                 }
-                Said::Failed
+                (Said::Failed, cause)
             }
         };
-        if let Verdict::Refused(cause) | Verdict::Failed(cause) = verdict {
-            status.last_error = Some(cause.clone());
-        }
+        status.last_error = Some(cause.clone());
         status.failures = status.failures.saturating_add(1);
         self.failures = self.failures.saturating_add(1);
         self.said = says;
