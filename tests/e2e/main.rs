@@ -11,6 +11,7 @@
 )]
 
 mod captures;
+mod clients;
 mod desk;
 mod hostile;
 mod main_job;
