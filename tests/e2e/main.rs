@@ -10,5 +10,6 @@
     clippy::print_stderr
 )]
 
+mod answers;
 mod main_job;
 mod world;
