@@ -431,9 +431,13 @@ fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
         Notice::Dropped { reason, rows } => {
             warn!(log, "datapoints are dropped by policy"; "reason" => reason, "datapoints" => rows);
         }
-        Notice::DamagedChunk { rows } => {
-            error!(log, "a chunk of the spool does not read back as it was written"; "datapoints" => rows);
+        Notice::DiskFull => {
+            error!(
+                log,
+                "the disk of the spool is full: it grows no more, and is treated as a spool at its cap"
+            );
         }
+        Notice::DiskFree => info!(log, "the disk of the spool has room again"),
         Notice::Unattributed { errors } => {
             warn!(log, "Blueflood refused rows that were not in the payload"; "errors" => errors);
         }

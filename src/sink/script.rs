@@ -36,6 +36,8 @@ pub struct Step {
     stored: bool,
     /// Only for requests whose body contains this.
     body_has: Option<String>,
+    /// Only for requests whose body is longer, in bytes after inflation.
+    body_over: Option<usize>,
     /// How often yet; none for ever.
     times: Option<u32>,
 }
@@ -102,16 +104,16 @@ impl Script {
 
     /// What is to be done before the body is read, if that is what comes next.
     pub(super) fn take_early(&mut self) -> Option<Plan> {
-        let next = self.steps.iter().position(|step| step.body_has.is_none())?;
+        let next = self.steps.iter().position(Step::is_unconditional)?;
         let early = matches!(self.steps.get(next)?.act, Act::Early(_) | Act::ResetUnread);
         early.then(|| self.take_at(next))?
     }
 
     /// What is to be done with a request that has been read. A condition that holds goes before what is next.
     pub(super) fn take(&mut self, body: &str) -> Plan {
-        let held = |step: &Step| step.body_has.as_ref().is_some_and(|part| body.contains(part.as_str()));
+        let held = |step: &Step| !step.is_unconditional() && step.holds(body);
         let chosen = self.steps.iter().position(held);
-        let chosen = chosen.or_else(|| self.steps.iter().position(|step| step.body_has.is_none()));
+        let chosen = chosen.or_else(|| self.steps.iter().position(Step::is_unconditional));
         chosen.and_then(|at| self.take_at(at)).unwrap_or(Plan { act: Act::Normal, stored: false })
     }
 
@@ -173,6 +175,21 @@ impl Step {
         Step { body_has: Some(part.to_owned()), times: None, ..self }
     }
 
+    /// Only for requests whose body has more bytes than that, and before any step without a condition. For ever,
+    /// unless [`Step::times`] comes after it.
+    pub fn if_body_over(self, bytes: usize) -> Self {
+        Step { body_over: Some(bytes), times: None, ..self }
+    }
+
+    fn is_unconditional(&self) -> bool {
+        self.body_has.is_none() && self.body_over.is_none()
+    }
+
+    fn holds(&self, body: &str) -> bool {
+        self.body_has.as_ref().is_none_or(|part| body.contains(part.as_str()))
+            && self.body_over.is_none_or(|bytes| body.len() > bytes)
+    }
+
     /// Every row with `part` in its name is refused by itself, for ever.
     pub fn refuse(part: &str) -> Self {
         Step::from(Act::Refuse(part.to_owned())).if_body_has(part)
@@ -181,7 +198,7 @@ impl Step {
 
 impl From<Act> for Step {
     fn from(act: Act) -> Self {
-        Step { act, stored: false, body_has: None, times: Some(1) }
+        Step { act, stored: false, body_has: None, body_over: None, times: Some(1) }
     }
 }
 

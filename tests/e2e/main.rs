@@ -10,6 +10,7 @@
     clippy::print_stderr
 )]
 
+mod answers;
 mod captures;
 mod clients;
 mod desk;

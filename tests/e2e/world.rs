@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use blueflood_forward::sink::{self, Sink, SinkHandle};
+use blueflood_forward::sink::{self, Script, Sink, SinkHandle};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -336,4 +336,88 @@ pub fn expect_closed(stream: &mut TcpStream) {
 pub fn data(path: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+// === Faults ===
+
+/// A refused row, as it lies in the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeadLetter {
+    pub name: String,
+    pub reason: String,
+    pub message: String,
+}
+
+impl World {
+    /// What Blueflood does next, as `sink --answers` reads it; "" is all that it normally does.
+    pub fn answers(&self, script: &str) {
+        self.blueflood.script(Script::parse(script).unwrap());
+    }
+
+    /// Requests that came.
+    pub fn posts(&self) -> u64 {
+        self.blueflood.read(sink::State::requests_seen)
+    }
+
+    /// Opens the spool beside whoever runs on it.
+    pub fn open_spool(&self) -> rusqlite::Connection {
+        let db = rusqlite::Connection::open(self.spool()).unwrap();
+        db.busy_timeout(PATIENCE).unwrap();
+        db
+    }
+
+    /// The dead letters, by name.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let db = self.open_spool();
+        let mut found = db.prepare("SELECT row, reason, message FROM dead_letter").unwrap();
+        let letter = |row: &rusqlite::Row<'_>| {
+            let text: String = row.get(0)?;
+            let parsed: Value = serde_json::from_str(&text).unwrap();
+            let name = parsed["metricName"].as_str().unwrap().to_owned();
+            Ok(DeadLetter { name, reason: row.get(1)?, message: row.get(2)? })
+        };
+        let mut letters: Vec<_> = found.query_map([], letter).unwrap().map(Result::unwrap).collect();
+        letters.sort();
+        letters
+    }
+
+    /// How often Blueflood got each point, by name.
+    pub fn times(&self) -> BTreeMap<String, u64> {
+        self.blueflood.points(TENANT).iter().map(|point| (point.name.clone(), point.times)).collect()
+    }
+}
+
+impl Daemon {
+    /// Waits until all `n` datapoints received are settled: delivered, refused or dropped.
+    pub fn expect_settled(&self, n: u64) {
+        self.expect(&format!("{n} settled"), |stats| {
+            stats["datapoints"]["received"] == n && stats["datapoints"]["buffered"] == 0
+        });
+    }
+
+    /// Waits until `n` datapoints are received.
+    pub fn expect_received(&self, n: u64) {
+        self.expect(&format!("{n} received"), |stats| stats["datapoints"]["received"] == n);
+    }
+
+    /// How many log lines contain these words.
+    pub fn times_said(&self, words: &str) -> usize {
+        self.log().iter().filter(|line| line["msg"].as_str().is_some_and(|msg| msg.contains(words))).count()
+    }
+
+    /// Sends two more lines, and waits until Blueflood has them and nothing is wrong any more.
+    pub fn expect_recovery(&self, world: &World) {
+        let before = self.count("received");
+        self.send_lines("recovered", 2);
+        self.expect_settled(before + 2);
+        assert!(until(|| self.get("/readyz").0 == 200), "{:?}", self.get("/readyz"));
+        assert_eq!(world.times().keys().filter(|name| name.starts_with("recovered")).count(), 2);
+    }
+
+    /// The most memory that it ever had, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
 }

@@ -37,12 +37,17 @@ pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
         Fate::Delivered { .. } => Settlement { delivered: rows.count.into(), ..Settlement::default() },
         Fate::DeliveredExcept(errors) => {
             let sorted = blueflood::sort(rows, errors);
-            Settlement {
-                delivered: sorted.unnamed.len() as u64,
-                refused: sorted.named.into_iter().map(dead_letter).collect(),
-                unmatched: sorted.unmatched,
-                ..Settlement::default()
+            let mut refused: Vec<_> = sorted.named.into_iter().map(dead_letter).collect();
+            let mut delivered = sorted.unnamed.len() as u64;
+            if sorted.unmatched > 0 {
+                // One of the rows that are left is refused, and nothing says which: to call them all delivered would
+                // hide a loss, and a replay of those that are stored is harmless.
+                let message =
+                    format!("HTTP 207 that names rows which were not sent: {}", first_message(errors));
+                delivered = 0;
+                refused.extend(sorted.unnamed.iter().map(|row| letter(row, "unattributed", &message)));
             }
+            Settlement { delivered, refused, unmatched: sorted.unmatched, ..Settlement::default() }
         }
         Fate::RefusedNamed(errors) => {
             let sorted = blueflood::sort(rows, errors);
@@ -77,8 +82,14 @@ fn first_message(errors: &[RowError]) -> String {
 }
 
 fn refuse_all(rows: RowsRef<'_>, reason: &'static str, message: &str) -> Settlement {
-    let letter = |row: &[u8]| DeadLetter { row: row.to_vec(), reason, message: message.to_owned() };
-    Settlement { refused: rows.iter().map(letter).collect(), ..Settlement::default() }
+    Settlement {
+        refused: rows.iter().map(|row| letter(row, reason, message)).collect(),
+        ..Settlement::default()
+    }
+}
+
+fn letter(row: &[u8], reason: &'static str, message: &str) -> DeadLetter {
+    DeadLetter { row: row.to_vec(), reason, message: message.to_owned() }
 }
 
 fn halve(rows: RowsRef<'_>) -> Vec<Rows> {
@@ -128,8 +139,9 @@ mod tests {
             let requeued: u64 = settlement.requeued.iter().map(|rows| u64::from(rows.count)).sum();
             prop_assert_eq!(settlement.delivered + settlement.refused.len() as u64 + requeued, u64::from(n));
             if what == 1 {
-                prop_assert_eq!(settlement.refused.len() as u64, hits);
-                prop_assert_eq!(settlement.unmatched as u64, named.len() as u64 - hits);
+                let unmatched = named.len() as u64 - hits;
+                prop_assert_eq!(settlement.refused.len() as u64, if unmatched == 0 { hits } else { n.into() });
+                prop_assert_eq!(settlement.unmatched as u64, unmatched);
             }
             if what == 2 && hits == 0 && n > 1 {
                 prop_assert_eq!(settlement.requeued.len(), 2);

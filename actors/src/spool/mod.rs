@@ -8,6 +8,7 @@
 
 pub mod inspect;
 pub mod open;
+mod reserve;
 pub mod store;
 mod worker;
 
@@ -82,7 +83,7 @@ pub struct Options {
     pub when_full: WhenFull,
     /// Older chunks are dropped and counted.
     pub age_max: Option<Duration>,
-    /// The cap of the dead letters, in bytes of rows and messages.
+    /// The cap of the dead letters, in bytes of rows and messages. They never take more than a quarter of the spool.
     pub dead_letter_bytes_max: u64,
     /// Whether chunks are read newest first.
     pub newest_first: bool,
@@ -146,11 +147,10 @@ pub enum Notice {
         /// How many rows.
         rows: u64,
     },
-    /// A chunk does not read back: its rows count as dropped.
-    DamagedChunk {
-        /// How many rows.
-        rows: u64,
-    },
+    /// The disk is full: the spool grows no more, and is treated as one that is at its cap.
+    DiskFull,
+    /// The disk has room again.
+    DiskFree,
     /// An answer of Blueflood named rows that were not in the payload.
     Unattributed {
         /// How many.
@@ -221,11 +221,25 @@ impl Spool {
         options: Options,
         say: impl Fn(Notice) + Send + 'static,
     ) -> Result<(Self, SpoolThread), open::OpenError> {
-        let opened = open::open(&options.place, options.sync, std::time::SystemTime::now())?;
+        let reserve = match &options.place {
+            Place::Memory => None,
+            Place::File(path) => Some(reserve::Reserve::new(path, options.bytes_max)),
+        };
+        let open = || open::open(&options.place, options.sync, std::time::SystemTime::now());
+        let opened = match open() {
+            // A full disk may be all that is wrong.
+            Err(open::OpenError::Sqlite { .. })
+                if reserve.as_ref().is_some_and(reserve::Reserve::give_up) =>
+            {
+                open()
+            }
+            opened => opened,
+        }?;
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let ledger = SharedLedger::default();
         let status = Arc::new(Mutex::new(Status::default()));
-        let worker = worker::Worker::new(options, opened, ledger.clone(), status.clone(), Box::new(say));
+        let worker =
+            worker::Worker::new(options, opened, reserve, ledger.clone(), status.clone(), Box::new(say));
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || worker.run(&inbox));
         let thread = thread
             .map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
@@ -300,3 +314,6 @@ impl Spool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

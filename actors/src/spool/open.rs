@@ -1,5 +1,5 @@
 //! Owns how a spool is opened: one owner at a time, and a damaged file set aside and salvaged, never in the way.
-//! It never writes to a file that was damaged: it is renamed, and read.
+//! It never writes to a file that was damaged: it is read, and renamed.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::store::{self, Loaded, Store, Sync};
-use crate::core::outbox::ChunkId;
+use crate::core::{ledger::Ledger, outbox::ChunkId};
 
 /// Where the spool is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,7 @@ pub fn open_or_set_aside(
     sync: Sync,
     now: SystemTime,
 ) -> Result<(Store, Option<Salvage>), OpenError> {
+    finish_salvage(path)?;
     let empty = fs::metadata(path).is_ok_and(|file| file.len() == 0);
     let cause = if empty {
         "it has no bytes".to_owned()
@@ -140,10 +141,13 @@ pub fn open_or_set_aside(
             Err(error) => return Err(OpenError::Sqlite { path: path.to_owned(), error }),
         }
     };
-    set_aside(path, sync, now, cause)
+    set_aside(path, sync, now, cause, None).map(|(store, salvage)| (store, Some(salvage)))
 }
 
-/// Sets the file aside, whatever is in it, and starts a new one with what can be read of it.
+/// Sets the file aside, whatever is in it, and starts a new one with what can be read of it. `known` is its ledger,
+/// if that is known better than from the file.
+///
+/// The new file is whole before the old one moves, so that an end in the middle of this loses nothing.
 ///
 /// # Errors
 /// [`OpenError`] if it cannot be renamed, or a new one cannot be made.
@@ -152,23 +156,81 @@ pub fn set_aside(
     sync: Sync,
     now: SystemTime,
     cause: String,
-) -> Result<(Store, Option<Salvage>), OpenError> {
-    let aside = free_name(path, now);
+    known: Option<Ledger>,
+) -> Result<(Store, Salvage), OpenError> {
+    let salvaged = with_suffix(path, SALVAGED);
+    let new = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let make = |copy: bool| -> rusqlite::Result<Salvage> {
+        // What is there is of a salvage that was cut short.
+        remove(&salvaged).map_err(as_sqlite)?;
+        let store = Store::new(Connection::open(&salvaged)?, sync)?;
+        let salvage = salvage(&store, path, cause.clone(), known.clone(), copy)?;
+        // From here on all of it is in the one file that is renamed.
+        store.checkpoint()?;
+        Ok(salvage)
+    };
+    let mut salvage = match make(true) {
+        // There is no room for a second copy: what is in the old file can be got out of it later.
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => make(false),
+        made => made,
+    }
+    .map_err(new)?;
+    salvage.set_aside = free_name(path, now);
+    rename(path, &salvage.set_aside)?;
+    finish_salvage(path)?;
+    Ok((connect(path, sync).map_err(new)?, salvage))
+}
+
+/// What is salvaged lies under this name until the damaged file has moved.
+const SALVAGED: &str = ".salvaged";
+
+/// Puts what was salvaged in the place of the damaged file, once that has moved.
+fn finish_salvage(path: &Path) -> Result<(), OpenError> {
+    let salvaged = with_suffix(path, SALVAGED);
+    if path.exists() || !salvaged.exists() {
+        return Ok(());
+    }
+    // They are of the damaged file, which was moved before them.
+    for stale in ["-wal", "-shm"].map(|suffix| with_suffix(path, suffix)) {
+        remove_one(&stale)
+            .map_err(|error| OpenError::Io { doing: format!("remove {}", stale.display()), error })?;
+    }
+    rename(&salvaged, path)
+}
+
+/// Renames a database: the file first, then what SQLite keeps beside it.
+fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm"] {
-        let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
+        let (from, to) = (with_suffix(from, suffix), with_suffix(to, suffix));
         match fs::rename(&from, &to) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let doing = format!("set the damaged spool {} aside as {}", from.display(), to.display());
-                return Err(OpenError::Io { doing, error });
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(OpenError::Io {
+                    doing: format!("rename {} to {}", from.display(), to.display()),
+                    error,
+                });
             }
+            _ => {}
         }
     }
-    let new = |error| OpenError::Sqlite { path: path.to_owned(), error };
-    let store = connect(path, sync).map_err(new)?;
-    let salvage = salvage(&store, &aside, cause).map_err(new)?;
-    Ok((store, Some(salvage)))
+    Ok(())
+}
+
+/// As SQLite would say it.
+fn as_sqlite(error: io::Error) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+}
+
+/// Removes a database, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    ["", "-wal", "-shm"].iter().try_for_each(|suffix| remove_one(&with_suffix(path, suffix)))
+}
+
+fn remove_one(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether an error of SQLite says that the file itself is damaged.
@@ -191,9 +253,7 @@ pub fn is_damage(error: &rusqlite::Error) -> bool {
 
 fn connect(path: &Path, sync: Sync) -> rusqlite::Result<Store> {
     let store = Store::new(Connection::open(path)?, sync)?;
-    store.ledger()?;
-    store.newest()?;
-    store.dead_letter_bytes()?;
+    store.check()?;
     Ok(store)
 }
 
@@ -231,7 +291,7 @@ fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "blueflood-forward".to_owned())
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -245,26 +305,40 @@ fn free_name(path: &Path, now: SystemTime) -> PathBuf {
     std::iter::once(first.clone()).chain(numbered).find(|name| !name.exists()).unwrap_or(first)
 }
 
-/// Copies what can be read of a damaged file into a new spool.
-fn salvage(store: &Store, aside: &Path, cause: String) -> rusqlite::Result<Salvage> {
-    let mut salvage = Salvage { cause, set_aside: aside.to_owned(), rows: 0, lost: None, dead_letters: 0 };
+/// Copies what can be read of a damaged file into a new spool; of chunks and dead letters nothing without `copy`.
+fn salvage(
+    store: &Store,
+    path: &Path,
+    cause: String,
+    known: Option<Ledger>,
+    copy: bool,
+) -> rusqlite::Result<Salvage> {
+    let mut salvage = Salvage { cause, set_aside: path.to_owned(), rows: 0, lost: None, dead_letters: 0 };
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let Ok(damaged) = Connection::open_with_flags(aside, flags) else { return Ok(salvage) };
-    let recorded = store::read_ledger(&damaged).ok().filter(|recorded| recorded.unaccounted() == 0);
+    let damaged = Connection::open_with_flags(path, flags).ok();
+    if let Some(damaged) = &damaged {
+        // Without this SQLite reads nothing at all of a file that is shorter than its header says.
+        let _ = damaged.pragma_update(None, "writable_schema", true);
+    }
+    let whole = |recorded: &Ledger| recorded.unaccounted() == 0;
+    let recorded = || damaged.as_ref().and_then(|damaged| store::read_ledger(damaged).ok()).filter(whole);
+    let recorded = known.or_else(recorded);
     store.transaction(|store| {
-        salvage.rows = copy_chunks(store, &damaged)?;
-        salvage.dead_letters = copy_dead_letters(store, &damaged)?;
+        if let Some(damaged) = damaged.as_ref().filter(|_| copy) {
+            salvage.rows = copy_chunks(store, damaged)?;
+            salvage.dead_letters = copy_dead_letters(store, damaged)?;
+        }
         let spooled = recorded.as_ref().map_or(0, |recorded| recorded.spooled);
         salvage.lost = recorded.as_ref().map(|_| spooled.saturating_sub(salvage.rows));
         // More rows than the ledger knew: their counts were in the part that cannot be read.
         let unknown = salvage.rows.saturating_sub(spooled);
         let recorded = recorded.unwrap_or_default();
-        let lost = salvage.lost.unwrap_or(0);
         store.count("received", "", recorded.received.saturating_add(unknown))?;
         store.count("delivered", "", recorded.delivered)?;
         store.count("unconfirmed", "", recorded.unconfirmed)?;
         store.count("names_replaced", "", recorded.names_replaced)?;
-        store.count("dropped", "damaged", lost)?;
+        store.count("dead_letters_discarded", "", recorded.dead_letters_discarded)?;
+        store.count("dropped", "damaged", salvage.lost.unwrap_or(0))?;
         store.count_by_reason("dropped", &recorded.dropped)?;
         store.count_by_reason("refused", &recorded.refused)?;
         store.count_by_reason("skipped", &recorded.skipped)?;
@@ -273,29 +347,49 @@ fn salvage(store: &Store, aside: &Path, cause: String) -> rusqlite::Result<Salva
     Ok(salvage)
 }
 
-/// A page that cannot be read ends a scan, so there is one from each end.
+/// A page that cannot be read ends a scan, so there is one from each end, and what lies between where they ended is
+/// asked for one by one.
 fn copy_chunks(store: &Store, damaged: &Connection) -> rusqlite::Result<u64> {
     const COLUMNS: &str = "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, received_ms FROM chunk";
-    let mut rows: u64 = 0;
-    let mut last: ChunkId = 0;
+    /// Numbers between, at most: far more than a spool holds chunks.
+    const BETWEEN_MAX: usize = 1_000_000;
     let mut copied: HashSet<ChunkId> = HashSet::new();
-    for (order, sql) in [
-        ("up", format!("{COLUMNS} WHERE id > ?1 ORDER BY id")),
-        ("down", format!("{COLUMNS} WHERE id > ?1 ORDER BY id DESC")),
-    ] {
-        let Ok(mut statement) = damaged.prepare(&sql) else { continue };
-        let Ok(mut found) = statement.query([last]) else { continue };
-        while let Ok(Some(row)) = found.next() {
-            let Ok(Loaded::Intact(meta, chunk)) = store::loaded(row) else { continue };
-            // The seal's own checks: a row that is not whole must not reach Blueflood.
-            if copied.contains(&meta.id) || chunk.open().is_err() {
-                continue;
-            }
+    let mut rows: u64 = 0;
+    // The number of the chunk, whole or not; `None` at the end of what can be read.
+    let mut copy = |found: &mut rusqlite::Rows<'_>| -> rusqlite::Result<Option<ChunkId>> {
+        let Ok(Some(row)) = found.next() else { return Ok(None) };
+        let Ok(id) = row.get::<_, ChunkId>(0) else { return Ok(None) };
+        // The seal's own checks: a row that is not whole must not reach Blueflood.
+        if let Ok(Loaded::Intact(meta, chunk)) = store::loaded(row)
+            && chunk.open().is_ok()
+            && copied.insert(id)
+        {
             store.insert(&chunk, row.get(7).unwrap_or(0))?;
-            copied.insert(meta.id);
             rows = rows.saturating_add(meta.rows.into());
-            if order == "up" {
-                last = meta.id;
+        }
+        Ok(Some(id))
+    };
+    let mut ends = (0, ChunkId::MAX);
+    if let Ok(mut up) = damaged.prepare(&format!("{COLUMNS} ORDER BY id"))
+        && let Ok(mut found) = up.query([])
+    {
+        while let Some(id) = copy(&mut found)? {
+            ends.0 = id;
+        }
+    }
+    if let Ok(mut down) = damaged.prepare(&format!("{COLUMNS} WHERE id > ?1 ORDER BY id DESC"))
+        && let Ok(mut found) = down.query([ends.0])
+    {
+        while let Some(id) = copy(&mut found)? {
+            ends.1 = id;
+        }
+    }
+    if ends.1 < ChunkId::MAX
+        && let Ok(mut one) = damaged.prepare(&format!("{COLUMNS} WHERE id = ?1"))
+    {
+        for id in (ends.0.saturating_add(1)..ends.1).rev().take(BETWEEN_MAX) {
+            if let Ok(mut found) = one.query([id]) {
+                copy(&mut found)?;
             }
         }
     }

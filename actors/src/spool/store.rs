@@ -24,8 +24,12 @@ const PAGE_BYTES: i32 = 8_192;
 /// SQLite's page cache. Chunks are read once, so there is nothing to keep.
 const CACHE_KIB: i32 = 1_024;
 
+/// Pages in the write-ahead log after which they go into the file: on a disk that is full, room for all of them is
+/// what keeps us able to move (see `reserve`).
+const CHECKPOINT_PAGES: i32 = 128;
+
 /// The write-ahead log is cut back to this after a burst, in bytes.
-const WAL_BYTES_MAX: i64 = 8 << 20;
+const WAL_BYTES_MAX: i64 = 1 << 20;
 
 /// How long a statement waits for the tools that read beside the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +43,7 @@ CREATE TABLE chunk (
     rows        INTEGER NOT NULL,
     raw_bytes   INTEGER NOT NULL,                  -- of the rows as text
     crc         INTEGER NOT NULL,                  -- CRC-32 of the rows as text
-    body_crc    INTEGER NOT NULL,                  -- CRC-32 of body
+    body_crc    INTEGER NOT NULL,                  -- CRC-32 of encoding, rows, raw_bytes, crc and body
     body        BLOB NOT NULL
 );
 CREATE TABLE dead_letter (
@@ -86,7 +90,7 @@ impl Store {
     /// Sets a connection up, and makes the tables if the file is new.
     ///
     /// # Errors
-    /// SQLite's. A file of another program or of a later version is `SQLITE_NOTADB`.
+    /// SQLite's. A file of another program or of a later version is `SQLITE_CORRUPT`.
     pub fn new(db: Connection, sync: Sync) -> Result<Self> {
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.pragma_update(None, "page_size", PAGE_BYTES)?;
@@ -94,6 +98,7 @@ impl Store {
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         db.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
+        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         db.pragma_update(
             None,
             "synchronous",
@@ -115,13 +120,46 @@ impl Store {
             }
             (APPLICATION_ID, VERSION) => {}
             _ => {
-                let text =
-                    format!("not a spool of this version (application {application:#x}, version {version})");
-                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
-                return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
+                return Err(damage(format!(
+                    "not a spool of this version (application {application:#x}, version {version})"
+                )));
             }
         }
         Ok(store)
+    }
+
+    /// Whether the file is what its header says it is, as far as can be told without reading all of it.
+    ///
+    /// # Errors
+    /// SQLite's; `SQLITE_CORRUPT` if the tables are not ours, or the ledger is not that of these chunks.
+    pub fn check(&self) -> Result<()> {
+        let ours = Connection::open_in_memory()?;
+        ours.execute_batch(SCHEMA)?;
+        if tables(&self.db)? != tables(&ours)? {
+            return Err(damage("its tables are not those of a spool"));
+        }
+        let rows: i64 =
+            self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
+        let ledger = self.ledger()?;
+        if ledger.unaccounted() != 0 || u64::try_from(rows) != Ok(ledger.spooled) {
+            return Err(damage("its ledger does not add up"));
+        }
+        self.newest()?;
+        self.dead_letter_bytes()?;
+        Ok(())
+    }
+
+    /// Moves the write-ahead log into the file, and cuts it to nothing.
+    ///
+    /// # Errors
+    /// SQLite's; `SQLITE_BUSY` if another process that reads kept it from doing so.
+    pub fn checkpoint(&self) -> Result<()> {
+        let busy: i64 = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy == 0 {
+            Ok(())
+        } else {
+            Err(failure(rusqlite::ffi::SQLITE_BUSY, "a reader keeps the log".to_owned()))
+        }
     }
 
     /// The connection, for the tools that only read.
@@ -149,11 +187,11 @@ impl Store {
             "INSERT INTO chunk (received_ms, encoding, rows, raw_bytes, crc, body_crc, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
-        let encoding = match chunk.encoding {
+        let encoding: u8 = match chunk.encoding {
             Encoding::Plain => 0,
             Encoding::Deflate => 1,
         };
-        let body_crc = crc32fast::hash(&chunk.body);
+        let body_crc = body_crc(encoding, chunk.rows, chunk.raw_bytes, chunk.crc, &chunk.body);
         statement.execute(params![
             received_ms,
             encoding,
@@ -237,6 +275,15 @@ impl Store {
     pub fn oldest_ms(&self) -> Result<Option<i64>> {
         let mut statement = self.db.prepare_cached("SELECT received_ms FROM chunk ORDER BY id LIMIT 1")?;
         statement.query_row([], |row| row.get(0)).optional()
+    }
+
+    /// When the oldest row of a chunk came, if it is here.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn received_ms(&self, id: ChunkId) -> Result<Option<i64>> {
+        let mut statement = self.db.prepare_cached("SELECT received_ms FROM chunk WHERE id = ?1")?;
+        statement.query_row([id], |row| row.get(0)).optional()
     }
 
     /// Keeps refused rows. They are counted by the caller.
@@ -342,19 +389,29 @@ impl Store {
         Ok(pages.saturating_sub(free).saturating_mul(bytes))
     }
 
-    /// Gives unused pages back to the file system, at most `max`; whether there were any.
+    /// Bytes of the file, with what is still in the write-ahead log.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn give_back(&self, max: u32) -> Result<bool> {
+    pub fn file_bytes(&self) -> Result<u64> {
+        let (pages, _, bytes) = self.pages()?;
+        Ok(pages.saturating_mul(bytes))
+    }
+
+    /// Gives unused pages back to the file system, all but `keep` and at most `max` at once.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn give_back(&self, keep: u32, max: u32) -> Result<()> {
         let (_, free, _) = self.pages()?;
-        if free == 0 {
-            return Ok(false);
+        let max = free.saturating_sub(keep.into()).min(max.into());
+        if max == 0 {
+            return Ok(());
         }
         let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({max})"))?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
-        Ok(true)
+        Ok(())
     }
 
     /// Pages of the file, those of them that are unused, and the bytes of one.
@@ -376,6 +433,32 @@ impl Store {
     }
 }
 
+/// What the columns of a chunk are checked by.
+fn body_crc(encoding: u8, rows: u32, raw_bytes: u32, crc: u32, body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[encoding]);
+    for number in [rows, raw_bytes, crc] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// What SQLite would say of a file that is damaged where it does not look itself.
+pub(super) fn damage(text: impl Into<String>) -> rusqlite::Error {
+    failure(rusqlite::ffi::SQLITE_CORRUPT, text.into())
+}
+
+fn failure(code: i32, text: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text))
+}
+
+/// The tables and indexes, as they were made.
+fn tables(db: &Connection) -> Result<Vec<(String, Option<String>)>> {
+    let sql = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%' ORDER BY name";
+    db.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
 fn meta(row: &rusqlite::Row<'_>) -> Result<Meta> {
     Ok(Meta { id: row.get(0)?, rows: row.get(1)?, raw_bytes: row.get(2)? })
 }
@@ -385,12 +468,12 @@ pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
     let meta = meta(row)?;
     let (encoding, crc, body_crc): (i64, u32, u32) = (row.get(3)?, row.get(4)?, row.get(5)?);
     let body: Vec<u8> = row.get(6)?;
-    let encoding = match encoding {
-        0 => Encoding::Plain,
-        1 => Encoding::Deflate,
+    let (kind, encoding) = match encoding {
+        0 => (0, Encoding::Plain),
+        1 => (1, Encoding::Deflate),
         _ => return Ok(Loaded::Damaged(meta)),
     };
-    if crc32fast::hash(&body) != body_crc {
+    if self::body_crc(kind, meta.rows, meta.raw_bytes, crc, &body) != body_crc {
         return Ok(Loaded::Damaged(meta));
     }
     Ok(Loaded::Intact(meta, Chunk { encoding, body, rows: meta.rows, raw_bytes: meta.raw_bytes, crc }))

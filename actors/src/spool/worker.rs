@@ -11,7 +11,8 @@ use std::{
 use super::{
     Batch, Notice, Options, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
     open::{self, Opened, Place},
-    store::{Loaded, Store},
+    reserve::Reserve,
+    store::{self, Loaded, Store},
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
@@ -29,6 +30,12 @@ const GROUP_MAX: usize = 64;
 
 /// Pages given back to the file system at a time, so that no request waits long for it.
 const GIVE_BACK_PAGES: u32 = 512;
+
+/// Bytes of batches in one transaction, before compression, beyond its first batch: what the reserve has room for.
+const GROUP_BYTES_MAX: usize = 2 << 20;
+
+/// On a full disk, room in the file that is left for what is not a chunk, in bytes.
+const SLACK_BYTES: u64 = 64 << 10;
 
 /// Dead letters put back in one chunk.
 const REPLAY_ROWS_MAX: u32 = 1_000;
@@ -50,8 +57,9 @@ pub(super) struct Worker {
     /// Batches that wait for room.
     waiting: VecDeque<(Arc<Batch>, Reply<Option<Meta>>)>,
     blocked: Option<String>,
-    /// Chunks were dropped for a full disk, and nothing was stored since: dropping more would not help.
-    dropped_for_disk: bool,
+    reserve: Option<Reserve>,
+    /// The reserve is given up: until the disk has room for it again, the file does not grow.
+    disk_full: bool,
     data_version: Option<i64>,
     say: Box<dyn Fn(Notice) + Send>,
 }
@@ -87,6 +95,7 @@ impl Worker {
     pub(super) fn new(
         options: Options,
         opened: Opened,
+        reserve: Option<Reserve>,
         ledger: SharedLedger,
         status: Arc<Mutex<Status>>,
         say: Box<dyn Fn(Notice) + Send>,
@@ -104,13 +113,17 @@ impl Worker {
             dead_letter_bytes: 0,
             waiting: VecDeque::new(),
             blocked: None,
-            dropped_for_disk: false,
+            reserve,
+            disk_full: false,
             data_version: None,
             say,
         };
         worker.read_counts();
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
+        }
+        if worker.reserve.as_ref().is_some_and(|reserve| !reserve.take(false)) {
+            worker.disk_is_full();
         }
         worker
     }
@@ -155,7 +168,7 @@ impl Worker {
                 // What is read must not be older than what was asked before it.
                 Request::Load(chunks, reply) => {
                     self.settle_all(&mut settles);
-                    let chunks = self.write(|worker, after| worker.load(&chunks, after));
+                    let chunks = self.write(|worker, _| worker.load(&chunks));
                     let _ = reply.send(chunks);
                 }
                 Request::Scan(from, max, reply) => {
@@ -183,25 +196,48 @@ impl Worker {
 
     // === Transactions ===
 
-    /// Runs `work` as one transaction, and what follows from it once it is committed.
+    /// Runs `work` as one transaction, and what follows from it once it is committed. On a disk that turns out to be
+    /// full it runs again, in the room that is kept for that.
     fn write<T>(
         &mut self,
-        work: impl FnOnce(&mut Self, &mut After) -> rusqlite::Result<T>,
+        mut work: impl FnMut(&mut Self, &mut After) -> rusqlite::Result<T>,
     ) -> Result<T, SpoolError> {
-        let mut after = After::default();
-        // As `Store::transaction`, but the work may use the sealer too.
-        let done = self.store.db().execute_batch("BEGIN IMMEDIATE").and_then(|()| work(self, &mut after));
-        let done = done.and_then(|done| self.store.db().execute_batch("COMMIT").map(|()| done));
-        match done {
-            Ok(done) => {
-                self.follow(after);
-                Ok(done)
+        loop {
+            let mut after = After::default();
+            // As `Store::transaction`, but the work may use the sealer too.
+            let done = self.store.db().execute_batch("BEGIN IMMEDIATE").and_then(|()| work(self, &mut after));
+            let done = done.and_then(|done| self.store.db().execute_batch("COMMIT").map(|()| done));
+            let error = match done {
+                Ok(done) => {
+                    self.follow(after);
+                    return Ok(done);
+                }
+                Err(error) => error,
+            };
+            // An error may have rolled it back already; then this one says so, and there is nothing to do.
+            let _ = self.store.db().execute_batch("ROLLBACK");
+            let error = self.failed(&error);
+            if !(matches!(error, SpoolError::DiskFull(_)) && self.disk_is_full()) {
+                return Err(error);
             }
-            Err(error) => {
-                // An error may have rolled it back already; then this one says so, and there is nothing to do.
-                let _ = self.store.db().execute_batch("ROLLBACK");
-                Err(self.failed(&error))
-            }
+        }
+    }
+
+    /// Gives the reserve up; false if it was given up before.
+    fn disk_is_full(&mut self) -> bool {
+        let Some(reserve) = self.reserve.as_ref().filter(|_| !self.disk_full) else { return false };
+        reserve.give_up();
+        // The log may be all that fills the disk. If this fails, so will what comes next, and say so.
+        let _ = self.store.checkpoint();
+        self.disk_full = true;
+        (self.say)(Notice::DiskFull);
+        true
+    }
+
+    fn look_for_room_on_disk(&mut self) {
+        if self.disk_full && self.reserve.as_ref().is_some_and(|reserve| reserve.take(true)) {
+            self.disk_full = false;
+            (self.say)(Notice::DiskFree);
         }
     }
 
@@ -225,17 +261,19 @@ impl Worker {
         let Place::File(path) = self.options.place.clone() else {
             return SpoolError::Disk(error.to_string());
         };
-        match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string()) {
+        // It equals what the file has, or should have, but for the rows in hand, which are in memory only.
+        let mut known = self.ledger.snapshot();
+        let in_hand = std::mem::take(&mut known.open);
+        known.received = known.received.saturating_sub(in_hand);
+        match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
             Ok((store, salvage)) => {
                 self.store = store;
-                let open_rows = self.ledger.snapshot().open;
                 self.read_counts();
-                // What is in hand was counted as received in memory only.
                 self.ledger.change(|ledger| {
-                    ledger.open = open_rows;
-                    ledger.received = ledger.received.saturating_add(open_rows);
+                    ledger.open = in_hand;
+                    ledger.received = ledger.received.saturating_add(in_hand);
                 });
-                salvage.into_iter().for_each(|salvage| (self.say)(Notice::Salvaged(salvage)));
+                (self.say)(Notice::Salvaged(salvage));
                 SpoolError::Replaced
             }
             Err(error) => SpoolError::Disk(error.to_string()),
@@ -247,24 +285,34 @@ impl Worker {
     /// Stores the batches that wait, as far as there is room.
     fn append_waiting(&mut self) {
         while !self.waiting.is_empty() {
-            let group: Vec<_> = self.waiting.iter().map(|(batch, _)| batch.clone()).collect();
+            let mut bytes: usize = 0;
+            let mut fits = |batch: &Arc<Batch>| {
+                let first = bytes == 0;
+                bytes = bytes.saturating_add(batch.rows.text.len());
+                first || bytes <= GROUP_BYTES_MAX
+            };
+            let group: Vec<_> =
+                self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
             let stored = self.write(|worker, after| worker.append(&group, after));
             match stored {
                 Ok(metas) => {
                     if metas.is_empty() {
-                        return self.block("it is at its cap (--spool_max)".to_owned());
+                        let cause = if self.disk_full {
+                            "the disk is full"
+                        } else {
+                            "it is at its cap (--spool_max)"
+                        };
+                        return self.block(cause.to_owned());
                     }
                     for meta in metas {
                         if let Some((_, reply)) = self.waiting.pop_front() {
                             let _ = reply.send(Ok(meta));
                         }
                     }
-                    self.dropped_for_disk = false;
                     if self.blocked.take().is_some() {
                         (self.say)(Notice::Unblocked);
                     }
                 }
-                Err(SpoolError::DiskFull(_)) if self.make_room_on_disk() => {}
                 Err(SpoolError::Disk(text) | SpoolError::DiskFull(text)) => return self.block(text),
                 Err(error) => {
                     for (_, reply) in self.waiting.drain(..) {
@@ -305,48 +353,26 @@ impl Worker {
     }
 
     /// Makes room for a chunk by the policy; false if it has to wait.
-    fn make_room(&mut self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
-        let bytes_max = self.options.bytes_max.saturating_add(OVERHEAD_BYTES);
+    fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
+        let mut bytes_max = self.options.bytes_max.saturating_add(OVERHEAD_BYTES);
+        let mut reason = "spool_full";
+        if self.disk_full {
+            bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
+            reason = "disk_full";
+        }
         let fits = |used: u64| used.saturating_add(bytes as u64) <= bytes_max;
-        if fits(self.store.used_bytes()?) {
-            return Ok(true);
-        }
-        if self.options.when_full == WhenFull::Block {
-            return Ok(false);
-        }
         let mut rows: u64 = 0;
         while !fits(self.store.used_bytes()?) {
-            let oldest = self.store.scan(None, false, 1)?;
-            // One chunk larger than the cap is still taken: there is nothing left to drop for it.
-            let Some(oldest) = oldest.first() else { break };
+            // One chunk larger than the cap is still taken: nothing could leave to make room for it.
+            let Some(oldest) = self.store.scan(None, false, 1)?.pop() else { break };
+            if self.options.when_full == WhenFull::Block {
+                return Ok(false);
+            }
             rows = rows.saturating_add(self.store.remove(&[oldest.id])?);
         }
-        self.store.count("dropped", "spool_full", rows)?;
-        after.dropped("spool_full", rows);
+        self.store.count("dropped", reason, rows)?;
+        after.dropped(reason, rows);
         Ok(true)
-    }
-
-    /// A full disk is a full spool: with `drop-oldest` old chunks go, and their pages take the new ones.
-    fn make_room_on_disk(&mut self) -> bool {
-        if self.options.when_full == WhenFull::Block || self.dropped_for_disk {
-            return false;
-        }
-        self.dropped_for_disk = true;
-        let dropped = self.write(|worker, after| {
-            let wanted: u64 = worker.waiting.iter().map(|(batch, _)| batch.rows.text.len() as u64).sum();
-            let (mut rows, mut raw_bytes) = (0, 0);
-            for oldest in worker.store.scan(None, false, GROUP_MAX)? {
-                if raw_bytes > wanted.saturating_mul(2) {
-                    break;
-                }
-                rows += worker.store.remove(&[oldest.id])?;
-                raw_bytes += u64::from(oldest.raw_bytes);
-            }
-            worker.store.count("dropped", "disk_full", rows)?;
-            after.dropped("disk_full", rows);
-            Ok(rows)
-        });
-        matches!(dropped, Ok(rows) if rows > 0)
     }
 
     /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
@@ -364,24 +390,19 @@ impl Worker {
 
     // === Out ===
 
-    fn load(&mut self, ids: &[ChunkId], after: &mut After) -> rusqlite::Result<Vec<Chunk>> {
-        let mut chunks = Vec::with_capacity(ids.len());
-        for &id in ids {
-            match self.store.load(id)? {
-                Some(Loaded::Intact(_, chunk)) => chunks.push(chunk),
-                Some(Loaded::Damaged(meta)) => self.drop_damaged(meta, after)?,
-                None => {}
-            }
-        }
-        Ok(chunks)
+    fn load(&self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
+        ids.iter().filter_map(|&id| self.load_one(id).transpose()).collect()
     }
 
-    fn drop_damaged(&self, meta: Meta, after: &mut After) -> rusqlite::Result<()> {
-        let rows = self.store.remove(&[meta.id])?;
-        self.store.count("dropped", "damaged", rows)?;
-        after.dropped("damaged", rows);
-        after.notices.push(Notice::DamagedChunk { rows });
-        Ok(())
+    /// A chunk that does not read back as it was stored is a damaged file, whatever SQLite thinks of it.
+    fn load_one(&self, id: ChunkId) -> rusqlite::Result<Option<Chunk>> {
+        match self.store.load(id)? {
+            Some(Loaded::Intact(_, chunk)) => Ok(Some(chunk)),
+            Some(Loaded::Damaged(_)) => {
+                Err(store::damage(format!("chunk {id} does not read back as it was stored")))
+            }
+            None => Ok(None),
+        }
     }
 
     fn settle_all(&mut self, settles: &mut Vec<(Vec<ChunkId>, Fate, Reply<Vec<Meta>>)>) {
@@ -419,19 +440,13 @@ impl Worker {
             return Ok(Vec::new());
         }
         let mut rows = Rows::default();
-        let received_ms = self.store.oldest_ms()?.unwrap_or_else(now_ms);
+        let mut received_ms = now_ms();
         for &id in ids {
-            match self.store.load(id)? {
-                Some(Loaded::Intact(meta, chunk)) => match chunk.open() {
-                    Ok(more) => {
-                        rows.append(more.as_ref());
-                        self.store.remove(&[id])?;
-                    }
-                    Err(_) => self.drop_damaged(meta, after)?,
-                },
-                Some(Loaded::Damaged(meta)) => self.drop_damaged(meta, after)?,
-                None => {}
-            }
+            let Some(chunk) = self.load_one(id)? else { continue };
+            let opened = chunk.open().map_err(|damaged| store::damage(format!("chunk {id}: {damaged}")))?;
+            rows.append(opened.as_ref());
+            received_ms = received_ms.min(self.store.received_ms(id)?.unwrap_or(received_ms));
+            self.store.remove(&[id])?;
         }
         let Settlement { delivered, refused, requeued, unmatched } = settlement::settle(rows.as_ref(), fate);
         let mut by_reason = ByReason::new();
@@ -454,9 +469,9 @@ impl Worker {
 
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
         let mut discarded: u64 = 0;
-        while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes)
-            > self.options.dead_letter_bytes_max
-        {
+        // In the same file as the chunks, they must not leave too little room for these.
+        let bytes_max = self.options.dead_letter_bytes_max.min(self.options.bytes_max / 4);
+        while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes) > bytes_max {
             let Some(bytes) = self.store.discard_oldest_dead_letter()? else { break };
             after.dead_letter_bytes = after.dead_letter_bytes.saturating_sub_unsigned(bytes);
             discarded = discarded.saturating_add(1);
@@ -475,13 +490,17 @@ impl Worker {
             // An error shows in the requests too, and the next upkeep comes in a second.
             let _ = self.write(|worker, after| worker.drop_older_than(limit, after));
         }
-        if self.store.data_version().ok() != self.data_version {
-            let _ = self.write(Self::replay);
-            self.data_version = self.store.data_version().ok();
+        // Read before the marks are: a mark that is set meanwhile is seen the next time.
+        let data_version = self.store.data_version().ok();
+        if data_version != self.data_version && self.write(Self::replay).is_ok() {
+            self.data_version = data_version;
             self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
         }
+        self.look_for_room_on_disk();
         self.append_waiting();
-        let _ = self.store.give_back(GIVE_BACK_PAGES);
+        // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.
+        let keep = if self.disk_full { 0 } else { GIVE_BACK_PAGES };
+        let _ = self.store.give_back(keep, GIVE_BACK_PAGES);
         self.show_status();
     }
 

@@ -66,9 +66,6 @@ const WINDOW_LOW: usize = 256;
 /// Parcels set aside, at most, before probes are made with those alone.
 const ASIDE_MAX: usize = 64;
 
-/// The wait after an answer that only a human can mend.
-const MISCONFIGURED_WAIT: Duration = Duration::from_secs(60);
-
 /// How often a 202 is answered by sending again, before the rows count as delivered.
 const UNCONFIRMED_TRIES: u32 = 3;
 
@@ -81,10 +78,15 @@ const SUSPICION_SIZE_MAX: u32 = 2;
 /// The same for a single row, after which it counts as refused.
 const SUSPICION_ROW_MAX: u32 = 8;
 
+/// Times that one payload got no answer while nothing passed, after which it is halved: only a smaller one can show
+/// whether Blueflood is away, or every payload is larger than something on the way can bear.
+const SILENCES_MAX: u32 = 3;
+
 /// A learned limit is never below this, in bytes.
 const LEARNED_BYTES_MIN: usize = 1_024;
 
-/// A limit learned from a time-out, which a slow Blueflood may have caused, is never below this, in bytes.
+/// A limit learned from a time-out, which a slow Blueflood may have caused, is never below this, in bytes; nor is
+/// anything smaller halved for silence alone.
 const LEARNED_BY_TIMEOUT_BYTES_MIN: usize = 65_536;
 
 /// Latency that is this many times the usual one, and over [`LATENCY_HIGH_MIN`], lowers concurrency.
@@ -259,6 +261,8 @@ struct Parcel {
     baseline: u64,
     sent_at: Now,
     not_before: Now,
+    /// Failures that its size may have caused.
+    silences: u32,
     /// How often it was answered with 202.
     unconfirmed: u32,
     /// Whether this try already asked for a new token.
@@ -520,7 +524,7 @@ impl Outbox {
             let Some((id, mut parcel)) = next else { break };
             if parcel.tries > 0 || parcel.unconfirmed > 0 {
                 self.retries = self.retries.saturating_add(1);
-            } else {
+            } else if parcel.suspicion == 0 {
                 parcel.baseline = self.passes;
             }
             parcel.sent_at = now;
@@ -655,8 +659,15 @@ impl Outbox {
                 self.failed(id, parcel, cause, retry_after, now, random, actions);
             }
             Verdict::NoAnswer { cause, may_be_size } => {
+                parcel.silences = parcel.silences.saturating_add(may_be_size.into());
                 if self.others_passed(&parcel) && may_be_size {
                     self.failed_by_size(id, parcel, cause, now, random, actions);
+                } else if parcel.silences >= SILENCES_MAX && parcel.raw_bytes() > LEARNED_BY_TIMEOUT_BYTES_MIN
+                {
+                    self.slow_down();
+                    self.close(&parcel, &cause, None, now, random, actions);
+                    parcel.cause = cause;
+                    self.halve_or_refuse(id, parcel, "always_fails", now, actions);
                 } else {
                     self.failed(id, parcel, cause, None, now, random, actions);
                 }
@@ -713,7 +724,9 @@ impl Outbox {
         actions: &mut Vec<Action>,
     ) {
         // A first failure says more of Blueflood than of the parcel, whoever passed before it.
-        if parcel.tries > 0 && self.others_passed(&parcel) && retry_after.is_none() {
+        let known = parcel.tries > 0 || parcel.suspicion > 0;
+        let probing = self.gate != Gate::Open;
+        if known && self.others_passed(&parcel) && retry_after.is_none() {
             parcel.suspicion = parcel.suspicion.saturating_add(1);
             let suspicion_max = if parcel.rows() == 1 { SUSPICION_ROW_MAX } else { SUSPICION_MAX };
             if parcel.suspicion >= suspicion_max {
@@ -721,7 +734,8 @@ impl Outbox {
                 self.halve_or_refuse(id, parcel, "always_fails", now, actions);
                 return;
             }
-        } else {
+        } else if parcel.suspicion == 0 || probing || retry_after.is_some() {
+            // A suspect that fails again says nothing of Blueflood; any other does.
             self.slow_down();
             self.close(&parcel, &cause, retry_after, now, random, actions);
         }
@@ -752,14 +766,15 @@ impl Outbox {
 
     /// A failure that only a human can mend: all is kept, and tried now and then.
     fn stopped(&mut self, id: ParcelId, parcel: Parcel, text: String, now: Now, actions: &mut Vec<Action>) {
-        if self.misconfigured.as_ref() != Some(&text) {
+        // Said once until something passes: a page of a proxy may differ with each answer.
+        if self.misconfigured.replace(text.clone()).is_none() {
             actions.push(Action::Say(Notice::Misconfigured(text.clone())));
-            self.misconfigured = Some(text.clone());
         }
         // As a closed gate, but without a line of its own: the one above is louder.
         let mut unsaid = Vec::new();
-        self.close(&parcel, &text, Some(MISCONFIGURED_WAIT), now, 1.0, &mut unsaid);
-        self.set_aside(id, parcel, text, Some(MISCONFIGURED_WAIT), now, 1.0);
+        let wait = Some(self.limits.backoff.max);
+        self.close(&parcel, &text, wait, now, 1.0, &mut unsaid);
+        self.set_aside(id, parcel, text, wait, now, 1.0);
     }
 
     fn set_aside(
@@ -843,6 +858,7 @@ impl Outbox {
             let piece = Parcel {
                 chunks,
                 suspicion: parent.suspicion.saturating_sub(1),
+                silences: parent.silences.saturating_sub(1),
                 baseline: self.passes,
                 not_before: now,
                 ..Parcel::default()
