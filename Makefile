@@ -13,7 +13,7 @@ help: ## this list
 run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it
 	@config/try.sh target/debug/blueflood-forward
 
-test: lint ## everything that must hold
+test: lint tools ## everything that must hold
 	$(CARGO) test --workspace --features faults
 
 lint: components ## format, clippy and docs, every warning an error
@@ -37,6 +37,19 @@ fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
 	@cd tests/fuzz && for target in $$($(CARGO) fuzz list --fuzz-dir .); do \
 		$(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# What some tests look through: a browser (Debian's, which needs root to install) and promtool (taken out of its package,
+# so that no service is started). A test that finds neither says that it is skipped.
+.PHONY: tools
+tools:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
+		echo "skipped: no chromium here, and it cannot be installed"
+	@command -v promtool >/dev/null || [ -x .cache/prometheus/usr/bin/promtool ] || { command -v dpkg-deb >/dev/null && \
+		mkdir -p .cache/prometheus && cd .cache/prometheus && { apt-get download -qq prometheus 2>/dev/null || \
+		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq prometheus; }; } && \
+		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || \
+		echo "skipped: no promtool here, and its package cannot be had"
 
 .PHONY: components
 components:

@@ -24,6 +24,7 @@ use crate::{
     core::{
         blueflood::Verdict,
         chunk::Encoding,
+        histogram::Histogram,
         outbox::{self, Action, ChunkId, Event, Fate, Limits, Meta, Notice, Now, Outbox, ParcelId},
         payload,
     },
@@ -74,7 +75,7 @@ pub struct Options {
 }
 
 /// What the forwarder looks like from outside.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Status {
     /// What the outbox knows.
     pub outbox: outbox::Status,
@@ -88,6 +89,24 @@ pub struct Status {
     pub posts: u64,
     /// Bytes of all bodies, as they were sent.
     pub bytes_sent: u64,
+    /// How long requests took, from their start to the end of the answer.
+    pub answer_times: Histogram,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        // From a warm Blueflood's few milliseconds to the minute in which it is given up.
+        let bounds = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        Self {
+            outbox: outbox::Status::default(),
+            next_try_in: None,
+            last_error: None,
+            last_success: None,
+            posts: 0,
+            bytes_sent: 0,
+            answer_times: Histogram::new(bounds),
+        }
+    }
 }
 
 /// A [`Status`] that others read.
@@ -224,7 +243,7 @@ impl Forwarder {
             faults::point("forwarder.answered");
             match sent {
                 Sent::Answered { verdict, took, bytes, token } => {
-                    forwarder.note(&verdict, bytes);
+                    forwarder.note(&verdict, took, bytes);
                     if let Some(generation) = token.filter(|_| verdict == Verdict::Unauthorized) {
                         forwarder.tokens.insert(parcel, generation);
                     }
@@ -236,7 +255,7 @@ impl Forwarder {
         }));
     }
 
-    fn note(&self, verdict: &Verdict, bytes: usize) {
+    fn note(&self, verdict: &Verdict, took: Duration, bytes: usize) {
         let error = match verdict {
             Verdict::Stored | Verdict::StoredExcept(_) | Verdict::Refused(_) => None,
             Verdict::Unconfirmed => Some("HTTP 202: Blueflood's store timed out".to_owned()),
@@ -251,6 +270,7 @@ impl Forwarder {
         };
         self.status.change(|status| {
             status.posts = status.posts.saturating_add(1);
+            status.answer_times.observe(took.as_secs_f64(), 1);
             status.bytes_sent = status.bytes_sent.saturating_add(bytes as u64);
             match error {
                 None => status.last_success = Some(SystemTime::now()),

@@ -66,7 +66,7 @@ fn parse_prometheus(page: &str) -> Vec<Sample> {
         } else if let Some(kind) = line.strip_prefix("# TYPE ") {
             let (name, kind) = kind.split_once(' ').unwrap();
             assert!(name == helped, "{line}: HELP comes right before");
-            assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}: a counter is a total");
             assert!(!families.contains(&name.to_owned()), "{line}: twice");
             families.push(name.to_owned());
@@ -77,7 +77,9 @@ fn parse_prometheus(page: &str) -> Vec<Sample> {
                 Some((name, rest)) => (name, parse_labels(rest.strip_suffix('}').unwrap())),
                 None => (key, BTreeMap::new()),
             };
-            assert!(name == family, "{line}: within {family}");
+            let of_histogram =
+                ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(&family));
+            assert!(name == family || of_histogram, "{line}: within {family}");
             let twin = samples.iter().find(|sample| sample.name == name && sample.labels == labels);
             assert!(twin.is_none(), "{line}: twice");
             samples.push(Sample { name: name.to_owned(), labels, value: value.parse().unwrap() });

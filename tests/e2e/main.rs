@@ -19,5 +19,6 @@ mod main_job;
 mod original;
 mod outages;
 mod page;
+mod prometheus;
 mod senders;
 mod world;

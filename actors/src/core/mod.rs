@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
+pub mod histogram;
 pub mod keystone;
 pub mod ledger;
 pub mod line;

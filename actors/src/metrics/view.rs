@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     core::{
         datapoint::Reason,
+        histogram::Histogram,
         ledger::{ByReason, Ledger, sum},
     },
     forwarder,
@@ -338,6 +339,16 @@ impl View {
             "Dead letters that made room for newer ones.",
             ledger.dead_letters_discarded,
         );
+        page.histogram(
+            "answer_seconds",
+            "From the start of a request to the end of its answer.",
+            &forwarder.answer_times,
+        );
+        page.histogram(
+            "delivery_delay_seconds",
+            "From receipt to delivery, by datapoint.",
+            &self.spool.delays,
+        );
         page.head("actor_restarts_total", "counter", "How often an actor was started again.");
         for actor in &self.actors {
             page.sample("actor_restarts_total", &[("actor", &actor.name)], actor.restarts);
@@ -386,6 +397,18 @@ impl Page {
     fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
         self.head(name, kind, help);
         self.sample(name, &[], value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.head(name, "histogram", help);
+        let mut count = 0;
+        for (bound, within) in histogram.cumulative() {
+            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+            self.sample(&format!("{name}_bucket"), &[("le", &bound)], within);
+            count = within;
+        }
+        self.sample(&format!("{name}_sum"), &[], histogram.sum());
+        self.sample(&format!("{name}_count"), &[], count);
     }
 
     fn by_reason(&mut self, name: &str, kind: &str, help: &str, by_reason: &ByReason) {

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use self::{open::Place, store::Sync};
 use crate::core::{
     chunk::{Chunk, Encoding},
+    histogram::Histogram,
     ledger::Ledger,
     outbox::{ChunkId, Fate, Meta},
     row::Rows,
@@ -117,7 +118,7 @@ impl std::fmt::Display for SpoolError {
 impl std::error::Error for SpoolError {}
 
 /// What the spool looks like from outside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     /// Bytes of the file that are in use.
     pub used_bytes: u64,
@@ -129,6 +130,26 @@ pub struct Status {
     pub dead_letter_bytes: u64,
     /// Why it takes nothing now: a full disk, or the cap with `--spool_full block`.
     pub blocked: Option<String>,
+    /// How old datapoints were when Blueflood had answered for them.
+    pub delays: Histogram,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            used_bytes: 0,
+            newest: None,
+            oldest_ms: None,
+            dead_letter_bytes: 0,
+            blocked: None,
+            delays: delays(),
+        }
+    }
+}
+
+/// From a tenth of a second, which the shortest intervals allow, to a day's outage.
+fn delays() -> Histogram {
+    Histogram::new(&[0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 600.0, 3_600.0, 21_600.0, 86_400.0])
 }
 
 /// Worth a line in the log.

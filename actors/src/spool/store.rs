@@ -222,11 +222,24 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn remove(&self, ids: &[ChunkId]) -> Result<u64> {
-        let mut statement = self.db.prepare_cached("DELETE FROM chunk WHERE id = ?1 RETURNING rows")?;
+        self.remove_each(ids, |_, _| {})
+    }
+
+    /// The same, with the rows of each chunk and when the oldest of them came, in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn remove_each(&self, ids: &[ChunkId], mut each: impl FnMut(u64, i64)) -> Result<u64> {
+        let sql = "DELETE FROM chunk WHERE id = ?1 RETURNING rows, received_ms";
+        let mut statement = self.db.prepare_cached(sql)?;
         let mut rows: u64 = 0;
         for id in ids {
-            let removed: Option<u32> = statement.query_row([id], |row| row.get(0)).optional()?;
-            rows = rows.saturating_add(removed.unwrap_or(0).into());
+            let removed =
+                statement.query_row([id], |row| Ok((row.get::<_, u32>(0)?, row.get(1)?))).optional()?;
+            if let Some((removed, received_ms)) = removed {
+                rows = rows.saturating_add(removed.into());
+                each(removed.into(), received_ms);
+            }
         }
         self.uncount("spooled", "", rows)?;
         Ok(rows)

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
+    histogram::Histogram,
     ledger::{self, ByReason, Ledger, Settled},
     outbox::{ChunkId, Fate, Meta},
     row::{Rows, RowsRef},
@@ -61,6 +62,7 @@ pub(super) struct Worker {
     /// The reserve is given up: until the disk has room for it again, the file does not grow.
     disk_full: bool,
     data_version: Option<i64>,
+    delays: Histogram,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
@@ -75,6 +77,8 @@ struct After {
     stored: Vec<Arc<Batch>>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
+    /// Rows that Blueflood stored, and when they came.
+    delivered: Vec<(i64, u64)>,
 }
 
 impl After {
@@ -116,6 +120,7 @@ impl Worker {
             reserve,
             disk_full: false,
             data_version: None,
+            delays: super::delays(),
             say,
         };
         worker.read_counts();
@@ -248,6 +253,10 @@ impl Worker {
             self.written = written;
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
+        let now = now_ms();
+        for (received_ms, rows) in after.delivered {
+            self.delays.observe(now.saturating_sub(received_ms).max(0) as f64 / 1000.0, rows);
+        }
         after.notices.into_iter().for_each(|notice| (self.say)(notice));
     }
 
@@ -432,7 +441,8 @@ impl Worker {
     /// Carries out a fate, on the chunks that are still here.
     fn settle(&mut self, ids: &[ChunkId], fate: &Fate, after: &mut After) -> rusqlite::Result<Vec<Meta>> {
         if let Fate::Delivered { unconfirmed } = *fate {
-            let rows = self.store.remove(ids)?;
+            let rows =
+                self.store.remove_each(ids, |rows, received_ms| after.delivered.push((received_ms, rows)))?;
             self.store.count("delivered", "", rows)?;
             let unconfirmed = if unconfirmed { rows } else { 0 };
             self.store.count("unconfirmed", "", unconfirmed)?;
@@ -455,6 +465,7 @@ impl Worker {
         }
         self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), now_ms())?;
         self.store.count("delivered", "", delivered)?;
+        after.delivered.push((received_ms, delivered));
         self.store.count_by_reason("refused", &by_reason)?;
         let bytes: usize =
             refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
@@ -544,6 +555,7 @@ impl Worker {
             oldest_ms: self.store.oldest_ms().unwrap_or(None),
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
+            delays: self.delays.clone(),
         };
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
