@@ -11,5 +11,7 @@
 )]
 
 mod answers;
+mod crash;
+mod disk;
 mod main_job;
 mod world;
