@@ -191,7 +191,6 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
             accepted = acceptor.accept() => accepted,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        faults::point("listener.accepted");
         match accepted {
             Ok((stream, peer)) => {
                 desk.accepted.fetch_add(1, Ordering::Relaxed);
@@ -208,6 +207,8 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                         drop((permit, reader));
                     });
                 });
+                // Not before: whoever was let in, and served by nobody, would lose what it has already sent.
+                faults::point("listener.accepted");
             }
             Err(error) => {
                 warn!(common.log, "cannot accept a connection"; "error" => %error);

@@ -14,4 +14,7 @@ mod answers;
 mod crash;
 mod disk;
 mod main_job;
+mod matrix;
+#[cfg(feature = "faults")]
+mod supervision;
 mod world;

@@ -373,6 +373,10 @@ impl Daemon {
         self.expect(&format!("{n} received"), |stats| stats["datapoints"]["received"] == n);
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// How many log lines contain these words.
     pub fn times_said(&self, words: &str) -> usize {
         self.log().iter().filter(|line| line["msg"].as_str().is_some_and(|msg| msg.contains(words))).count()
