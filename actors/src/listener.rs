@@ -201,7 +201,6 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
             accepted = acceptor.accept() => accepted,
             () = stopped(&mut stop, &mut accept_until) => return,
         };
-        faults::point("listener.accepted");
         match accepted {
             Ok((stream, peer)) => {
                 desk.accepted.fetch_add(1, Ordering::Relaxed);
@@ -218,6 +217,8 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                         drop((permit, reader));
                     });
                 });
+                // Not before: whoever was let in, and served by nobody, would lose what it has already sent.
+                faults::point("listener.accepted");
             }
             Err(error) => {
                 warn!(common.log, "cannot accept a connection"; "error" => %error);

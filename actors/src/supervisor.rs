@@ -18,11 +18,11 @@ use actix_rt::ArbiterHandle;
 use slog::{Logger, error, warn};
 use tokio::sync::{oneshot, watch};
 
-/// How often each actor is asked whether it still answers.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// How often each actor is asked whether it still answers. Tests of this have no half minute to wait.
+const PING_EVERY: Duration = Duration::from_millis(if cfg!(feature = "faults") { 200 } else { 5_000 });
 
 /// An actor that has not answered for so long is stuck.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
+const STUCK_AFTER: Duration = Duration::from_secs(if cfg!(feature = "faults") { 3 } else { 30 });
 
 /// The span in which restarts are counted.
 const STORM_SPAN: Duration = Duration::from_secs(60);
@@ -43,9 +43,23 @@ pub enum Fault {
     Stop,
 }
 
+/// An actor that tests can tell to end.
+pub trait Endable: Actor {
+    /// Tells it, without waiting for it.
+    #[cfg(feature = "faults")]
+    fn end(addr: Addr<Self>, how: Fault);
+}
+
 /// Gives an actor the messages that every supervised actor takes.
 macro_rules! supervised {
     ($actor:ty) => {
+        impl $crate::supervisor::Endable for $actor {
+            #[cfg(feature = "faults")]
+            fn end(addr: actix::Addr<Self>, how: $crate::supervisor::Fault) {
+                actix_rt::spawn(async move { addr.send(how).await });
+            }
+        }
+
         impl actix::Handler<$crate::supervisor::Ping> for $actor {
             type Result = ();
             fn handle(&mut self, _: $crate::supervisor::Ping, _: &mut Self::Context) {}
@@ -208,7 +222,7 @@ pub struct Supervised<A: Actor> {
 
 impl<A> Supervised<A>
 where
-    A: Actor<Context = Context<A>> + Handler<Ping>,
+    A: Actor<Context = Context<A>> + Handler<Ping> + Endable,
     Context<A>: ToEnvelope<A, Ping>,
 {
     /// Starts an actor on an arbiter, and again on the same whenever it ends. The supervision itself runs where
@@ -235,6 +249,15 @@ where
         });
         let current = Mutex::new((addr, Vec::new()));
         let shared = Arc::new(Shared { current, stopping: AtomicBool::new(false) });
+        #[cfg(feature = "faults")]
+        {
+            let shared = shared.clone();
+            let end = move |how| {
+                let addr = shared.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+                A::end(addr, how);
+            };
+            crate::faults::register(vitals.name.clone(), Box::new(end));
+        }
         actix_rt::spawn(supervise(shared.clone(), vitals.clone(), storms, log.clone(), start, died));
         actix_rt::spawn(watch_over(shared.clone(), vitals.clone(), log));
         Self { shared, vitals }

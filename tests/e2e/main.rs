@@ -13,12 +13,17 @@
 mod answers;
 mod captures;
 mod clients;
+mod crash;
 mod desk;
+mod disk;
 mod hostile;
 mod main_job;
+mod matrix;
 mod original;
 mod outages;
 mod page;
 mod prometheus;
 mod senders;
+#[cfg(feature = "faults")]
+mod supervision;
 mod world;

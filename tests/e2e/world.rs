@@ -54,6 +54,10 @@ impl World {
 
     /// The same, with its last words if it does not start.
     pub fn try_daemon(&self, more: &[&str]) -> Result<Daemon, Ended> {
+        self.with_arguments(more, Daemon::start)
+    }
+
+    fn with_arguments<T>(&self, more: &[&str], run: impl FnOnce(&[&str]) -> T) -> T {
         let spool = self.spool();
         let url = self.blueflood.url();
         let mut arguments = vec!["--blueflood", &url, "--tenant", TENANT, "--spool", spool.to_str().unwrap()];
@@ -63,7 +67,7 @@ impl World {
             arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
         }
         arguments.extend(more);
-        Daemon::start(&arguments)
+        run(&arguments)
     }
 
     /// Waits until Blueflood has stored `n` different points of the tenant.
@@ -112,14 +116,7 @@ pub struct Daemon {
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Result<Self, Ended> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command(arguments).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
         let reader = std::thread::spawn(move || {
@@ -287,6 +284,12 @@ impl Drop for Daemon {
     }
 }
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"));
+    command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
 /// Waits until something holds that nobody announces; false if it does not within [`PATIENCE`].
 pub fn until(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
@@ -354,6 +357,11 @@ impl World {
         self.blueflood.script(Script::parse(script).unwrap());
     }
 
+    /// Starts a daemon and waits for nothing.
+    pub fn spawn(&self, more: &[&str]) -> Child {
+        self.with_arguments(more, |arguments| command(arguments).spawn().unwrap())
+    }
+
     /// Requests that came.
     pub fn posts(&self) -> u64 {
         self.blueflood.read(sink::State::requests_seen)
@@ -398,6 +406,10 @@ impl Daemon {
     /// Waits until `n` datapoints are received.
     pub fn expect_received(&self, n: u64) {
         self.expect(&format!("{n} received"), |stats| stats["datapoints"]["received"] == n);
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// How many log lines contain these words.

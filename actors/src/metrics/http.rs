@@ -82,7 +82,9 @@ pub(super) fn server(
             .route("/healthz", web::get().to(health))
             .route("/readyz", web::get().to(readiness));
         #[cfg(feature = "faults")]
-        let app = app.route("/fault/{place}", web::post().to(arm_fault));
+        let app = app
+            .route("/fault/{place}", web::post().to(arm_fault))
+            .route("/end/{actor}/{how}", web::post().to(end_actor));
         app
     };
     Ok(HttpServer::new(app)
@@ -191,6 +193,19 @@ impl Drop for OpenStream {
 async fn arm_fault(place: web::Path<String>) -> HttpResponse {
     crate::faults::arm(place.into_inner());
     HttpResponse::NoContent().finish()
+}
+
+/// Lets a test end an actor: `panic` or `stop`.
+#[cfg(feature = "faults")]
+async fn end_actor(path: web::Path<(String, String)>) -> HttpResponse {
+    use crate::supervisor::Fault;
+    let (actor, how) = path.into_inner();
+    let how = if how == "panic" { Fault::Panic } else { Fault::Stop };
+    if crate::faults::end(&actor, how) {
+        HttpResponse::NoContent().finish()
+    } else {
+        HttpResponse::NotFound().finish()
+    }
 }
 
 #[cfg(test)]

@@ -343,7 +343,8 @@ impl Worker {
     fn append(&mut self, batches: &[Arc<Batch>], after: &mut After) -> rusqlite::Result<Vec<Option<Meta>>> {
         let mut metas = Vec::new();
         for batch in batches {
-            if batch.is_stored() {
+            // It may also wait here twice: once more for a collector that was started again.
+            if batch.is_stored() || after.stored.iter().any(|stored| Arc::ptr_eq(stored, batch)) {
                 metas.push(None);
                 continue;
             }

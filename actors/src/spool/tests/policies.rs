@@ -60,6 +60,32 @@ fn with_block_an_append_waits_until_something_is_settled() {
 }
 
 #[test]
+fn a_batch_that_waits_twice_is_stored_once() {
+    let world = World::new(|options| {
+        plain(options);
+        options.when_full = WhenFull::Block;
+    });
+    fill(&world, 8);
+    world.decode(4_500, 0);
+    world.decode(900, 0);
+    let spool = world.spool().clone();
+    let waiting = std::thread::spawn(move || {
+        let batch = |name, n| Arc::new(Batch::new(rows(name, n), now_ms()));
+        let (first, second) = (batch("first", 4_500), batch("second", 900));
+        let twice =
+            async { tokio::join!(spool.append(first), spool.append(second.clone()), spool.append(second)) };
+        wait(twice)
+    });
+    world.expect("blocked", || world.spool().status().blocked.is_some());
+    world.settle(&world.metas().iter().map(|meta| meta.id).collect::<Vec<_>>(), DELIVERED);
+    let (first, second, again) = waiting.join().unwrap();
+    assert!(first.unwrap().is_some() && second.unwrap().is_some() && again.unwrap().is_none());
+    let ledger = world.ledger();
+    assert_eq!((ledger.received, ledger.open, ledger.delivered + ledger.spooled), (12_600, 0, 12_600));
+    world.ledger_on_disk();
+}
+
+#[test]
 fn a_chunk_that_is_larger_than_the_cap_never_waits_for_ever() {
     for when_full in [WhenFull::Block, WhenFull::DropOldest] {
         let world = World::new(|options| {

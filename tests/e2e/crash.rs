@@ -1,0 +1,130 @@
+//! `kill -9` at any moment: everything that was sealed arrives, once the daemon and Blueflood are back, and nothing
+//! that was never sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use actors::core::chunk::Chunk;
+use actors::spool::store::{self, Loaded};
+
+use crate::world::*;
+
+/// What Blueflood does during a round. In none is a row that it stored, and answered for, refused later.
+const WEATHER: [&str; 6] = ["", "", "late:10x*", "503x*", "close/storedx*", "timeoutx*"];
+
+/// How often the daemon is killed: `make torture` asks for more.
+fn rounds() -> usize {
+    std::env::var("TORTURE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30)
+}
+
+/// Sends numbered lines until the daemon is gone.
+fn send_until_it_dies(port: u16, round: usize) {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return };
+    let time = now();
+    for block in 0.. {
+        let lines: String = (0..20).map(|i| format!("r{round}.{block}.{i} 1 {time}\n")).collect();
+        if stream.write_all(lines.as_bytes()).is_err() {
+            return;
+        }
+        // So that a round of good weather clears what the bad ones have left.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The names in the spool, as a kill left it. The ledger beside them adds up.
+fn left_in_spool(world: &World) -> BTreeSet<String> {
+    let db = world.open_spool();
+    let ledger = store::read_ledger(&db).unwrap();
+    assert_eq!(ledger.unaccounted(), 0, "{ledger:#?}");
+    let sql = "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk";
+    let chunk = |row: &rusqlite::Row<'_>| match store::loaded(row)? {
+        Loaded::Intact(_, chunk) => Ok(chunk),
+        Loaded::Damaged(meta) => panic!("{meta:?} is damaged"),
+    };
+    let chunks: Vec<Chunk> =
+        db.prepare(sql).unwrap().query_map([], chunk).unwrap().map(Result::unwrap).collect();
+    let rows: u64 = chunks.iter().map(|chunk| u64::from(chunk.rows)).sum();
+    assert_eq!(rows, ledger.spooled, "{ledger:#?}");
+    let mut names = BTreeSet::new();
+    for chunk in chunks {
+        for row in chunk.open().unwrap().as_ref().iter() {
+            let row: serde_json::Value = serde_json::from_slice(row).unwrap();
+            names.insert(row["metricName"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(names.len() as u64, rows);
+    names
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_nothing_that_was_sealed() {
+    let world = World::new();
+    let options = ["--seal_interval", "0.02", "--interval", "0.05", "--timeout", "2"];
+    let mut was_in_spool: BTreeMap<String, u64> = BTreeMap::new();
+    for round in 0..rounds() {
+        world.answers(fastrand::choice(WEATHER).unwrap());
+        let daemon = world.daemon(&options);
+        let port = daemon.port("tcp:");
+        let sender = std::thread::spawn(move || send_until_it_dies(port, round));
+        // No wait for anything: the moment is what is random.
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..200)));
+        daemon.kill();
+        sender.join().unwrap();
+        for name in left_in_spool(&world) {
+            *was_in_spool.entry(name).or_default() += 1;
+        }
+    }
+    assert!(!was_in_spool.is_empty(), "no kill ever met a row on its way");
+
+    world.answers("");
+    let daemon = world.daemon(&options);
+    daemon.expect("delivered all", |stats| stats["datapoints"]["buffered"] == 0);
+    let stats = daemon.stats();
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+
+    // Every name is sent once. So the two counts are equal only if each row that was ever sealed arrived, and was
+    // settled once, and nothing else did.
+    let arrived = world.times();
+    assert_eq!(stats["datapoints"]["delivered"], arrived.len(), "{stats:#}");
+    assert_eq!(stats["datapoints"]["delivered"], stats["datapoints"]["received"], "{stats:#}");
+    for name in was_in_spool.keys() {
+        assert!(arrived.contains_key(name), "{name} is lost");
+    }
+    for (name, times) in &arrived {
+        assert!(
+            *times == 1 || was_in_spool.contains_key(name),
+            "{name} came {times} times, and no kill met it"
+        );
+    }
+    eprintln!(
+        "{} rounds, {} datapoints, {} met a kill, {} came more than once",
+        rounds(),
+        arrived.len(),
+        was_in_spool.len(),
+        arrived.values().filter(|&&times| times > 1).count()
+    );
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_start_harms_nothing() {
+    let world = World::new();
+    world.answers("503x*");
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("before", 500);
+    daemon.expect("all in the spool", |stats| stats["datapoints"]["in_spool"] == 500);
+    daemon.kill();
+    for _ in 0..rounds() / 3 {
+        let mut starting = world.spawn(&[]);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
+        starting.kill().unwrap();
+        starting.wait().unwrap();
+        assert_eq!(left_in_spool(&world).len(), 500);
+    }
+    world.answers("");
+    let daemon = world.daemon(&[]);
+    daemon.expect_delivered(500);
+    world.expect_points(500);
+}

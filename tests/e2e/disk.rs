@@ -1,0 +1,210 @@
+//! The disk under the spool: full, too small, not to be written. The daemon never exits over it and never loses
+//! count, says it once, and goes on by itself when there is room again.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use crate::world::*;
+
+/// A small file system of its own. Dropped, it is unmounted.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Over the world's folder; `None`, and said, where nobody may mount.
+    fn over(world: &World, megabytes: u32) -> Option<Self> {
+        let folder = world.folder.path().to_owned();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&folder).output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Self(folder));
+        }
+        eprintln!("skipped: a file system cannot be mounted here, which takes root");
+        None
+    }
+
+    /// Takes all the room that is left, as another program does.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("somebody-else");
+        let block = vec![7; 64 << 10];
+        let mut file = std::fs::File::create(&path).unwrap();
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily, for whoever still runs on it after a failed test.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Lines of about 200 bytes that do not compress, so that a spool fills quickly.
+fn bulky(name: &str, n: usize) -> String {
+    // Longer than what deflate looks back over.
+    static NOISE: LazyLock<String> =
+        LazyLock::new(|| (0..400_000).map(|_| fastrand::alphanumeric()).collect());
+    let time = now();
+    (0..n).map(|i| format!("{name}.{i}.{} {i} {time}\n", &NOISE[i * 200..][..200])).collect()
+}
+
+/// Sends `times` 2,000 bulky lines, about 400 KB each, waiting for each to be received.
+fn send_bulk(daemon: &Daemon, times: u64) {
+    let before = daemon.count("received");
+    for i in 1..=times {
+        daemon.send(bulky(&format!("bulk{i}"), 2_000));
+        daemon.expect("received the bulk", |stats| {
+            stats["datapoints"]["received"].as_u64().unwrap() >= before + i * 2_000
+        });
+    }
+}
+
+const FULL: &str = "the disk of the spool is full";
+const FREE: &str = "the disk of the spool has room again";
+
+#[test]
+fn a_disk_too_small_for_the_spool_drops_the_oldest_and_delivers_the_rest() {
+    let world = World::new();
+    let Some(_disk) = SmallDisk::over(&world, 12) else { return };
+    world.answers("503x*");
+    let daemon = world.daemon(&[]);
+    send_bulk(&daemon, 40);
+    daemon.expect("dropped for the disk", |stats| stats["dropped"]["disk_full"].as_u64().unwrap_or(0) > 0);
+    assert_eq!(daemon.times_said(FULL), 1, "{:#?}", daemon.log());
+    world.answers("");
+    daemon.expect_settled(80_000);
+    let delivered = daemon.count("delivered");
+    assert!(delivered > 10_000, "what the disk had room for: {delivered}");
+    assert_eq!(daemon.count("dropped") + delivered, 80_000);
+    world.expect_points(delivered as usize);
+    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let check: String = world.open_spool().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn a_disk_too_small_for_a_spool_that_blocks_holds_the_senders_and_loses_nothing() {
+    let world = World::new();
+    let Some(_disk) = SmallDisk::over(&world, 12) else { return };
+    world.answers("503x*");
+    let daemon = world.daemon(&["--spool_full", "block"]);
+    let port = daemon.port("tcp:");
+    let sender = std::thread::spawn(move || {
+        for i in 0..25 {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            std::io::Write::write_all(&mut stream, bulky(&format!("bulk{i}"), 2_000).as_bytes()).unwrap();
+        }
+    });
+    daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
+    assert_eq!(daemon.get("/readyz").0, 503);
+    assert_eq!(daemon.times_said(FULL), 1, "{:#?}", daemon.log());
+    world.answers("");
+    sender.join().unwrap();
+    daemon.expect_delivered(50_000);
+    world.expect_points(50_000);
+    assert_eq!(daemon.count("dropped"), 0);
+    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    daemon.expect_recovery(&world);
+}
+
+#[test]
+fn a_disk_that_somebody_else_fills_stops_nothing_and_is_free_again_by_itself() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::over(&world, 32) else { return };
+    let daemon = world.daemon(&["--spool_full", "block"]);
+    send_bulk(&daemon, 3);
+    daemon.expect_delivered(6_000);
+    world.answers("503x*");
+    let filler = disk.fill();
+    let port = daemon.port("tcp:");
+    let sender = std::thread::spawn(move || {
+        for i in 0..12 {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            std::io::Write::write_all(&mut stream, bulky(&format!("more{i}"), 2_000).as_bytes()).unwrap();
+        }
+    });
+    daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
+    world.answers("");
+    std::fs::remove_file(filler).unwrap();
+    sender.join().unwrap();
+    daemon.expect_delivered(30_000);
+    world.expect_points(30_000);
+    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    assert_eq!(daemon.count("dropped"), 0);
+    daemon.expect_recovery(&world);
+}
+
+#[test]
+fn a_start_on_a_full_disk_goes_on_with_what_is_in_the_spool() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::over(&world, 24) else { return };
+    world.answers("503x*");
+    let daemon = world.daemon(&[]);
+    send_bulk(&daemon, 5);
+    daemon.expect("all in the spool", |stats| stats["datapoints"]["in_spool"] == 10_000);
+    disk.fill();
+    daemon.kill();
+    world.answers("");
+    let daemon = world.daemon(&[]);
+    daemon.expect_settled(10_000);
+    world.expect_points(10_000);
+}
+
+#[test]
+fn a_spool_at_its_cap_that_blocks_holds_the_senders_until_there_is_room() {
+    let world = World::new();
+    world.answers("503x*");
+    let daemon = world.daemon(&["--spool_full", "block", "--spool_max", "1MiB"]);
+    let port = daemon.port("tcp:");
+    let sender = std::thread::spawn(move || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        for i in 0..40 {
+            std::io::Write::write_all(&mut stream, bulky(&format!("bulk{i}"), 1_000).as_bytes()).unwrap();
+        }
+    });
+    daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
+    assert!(daemon.count("received") < 40_000 && !sender.is_finished(), "TCP holds the sender");
+    world.answers("");
+    sender.join().unwrap();
+    daemon.expect_delivered(40_000);
+    world.expect_points(40_000);
+    let said =
+        (daemon.times_said("the spool takes nothing"), daemon.times_said("the spool takes metrics again"));
+    assert!(said.0 >= 1 && said.0 == said.1, "{said:?}");
+}
+
+#[test]
+fn a_spool_at_its_cap_drops_the_oldest_counts_them_and_delivers_the_newest() {
+    let world = World::new();
+    world.answers("503x*");
+    let daemon = world.daemon(&["--spool_max", "1MiB"]);
+    send_bulk(&daemon, 10);
+    daemon.send_lines("newest", 5);
+    daemon.expect_received(20_005);
+    world.answers("");
+    daemon.expect_settled(20_005);
+    let (delivered, dropped) = (daemon.count("delivered"), daemon.count("dropped"));
+    assert_eq!(daemon.stats()["dropped"]["spool_full"], dropped);
+    assert!(dropped > 0 && delivered >= 2_005, "{delivered} delivered, {dropped} dropped");
+    world.expect_points(delivered as usize);
+    assert!(world.stored().contains_key("newest.4"));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_a_clear_error() {
+    let world = World::new();
+    let folder = world.folder.path().join("locked");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o500)).unwrap();
+    // Root may write there all the same; nobody may in a file system that is read-only.
+    let root = std::fs::write(folder.join("probe"), "").is_ok();
+    let folder = if root { Path::new("/proc/self").to_owned() } else { folder };
+    let spool = folder.join("spool.db");
+    let Err(ended) = world.try_daemon(&["--spool", spool.to_str().unwrap()]) else { panic!("it started") };
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.says(folder.to_str().unwrap()) && ended.says("--spool"), "{ended:#?}");
+}
