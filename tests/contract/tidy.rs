@@ -54,7 +54,7 @@ fn the_core_has_no_runtime_clock_socket_log_or_randomness() {
 }
 
 #[test]
-fn every_file_says_first_what_it_is_for() {
+fn every_file_says_first_what_it_is_for_and_has_one_job() {
     for path in ["actors", "src", "tests"].into_iter().flat_map(sources) {
         let text = fs::read_to_string(&path).unwrap();
         assert!(

@@ -9,246 +9,18 @@
 //! - A parcel that fails *while others pass* is no outage: it waits by itself, and after a few tries it is
 //!   halved until the rows that alone cause it are found.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    time::Duration,
-};
+mod answers;
+mod vocabulary;
+mod window;
 
-use super::{
-    backoff::Backoff,
-    blueflood::{RowError, Verdict},
-    payload::punctuation_bytes,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-/// Time since some fixed moment of this process, on a clock that never jumps.
-pub type Now = Duration;
-
-/// A chunk's number in the spool; a later chunk has a larger one.
-pub type ChunkId = i64;
-
-/// A parcel's number, of this process only.
-pub type ParcelId = u64;
-
-/// What is known of a chunk without its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// Its number.
-    pub id: ChunkId,
-    /// Rows in it.
-    pub rows: u32,
-    /// Bytes of its rows before compression.
-    pub raw_bytes: u32,
-}
-
-/// What bounds the outbox.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The largest payload, in bytes before compression.
-    pub payload_bytes_max: usize,
-    /// The most rows in a payload.
-    pub payload_rows_max: u32,
-    /// The most payloads in flight.
-    pub in_flight_max: u32,
-    /// How long the gate, and a parcel set aside, wait.
-    pub backoff: Backoff,
-    /// Whether new chunks go before old ones.
-    pub newest_first: bool,
-    /// Whether there are credentials, so that a 401 can be mended by a new token.
-    pub authenticates: bool,
-}
-
-/// Chunks that the window holds at most.
-const WINDOW_MAX: usize = 512;
-
-/// The window is filled again when fewer chunks are in it.
-const WINDOW_LOW: usize = 256;
+pub use self::vocabulary::*;
+use self::window::{Bounds, Window};
+use super::payload::punctuation_bytes;
 
 /// Parcels set aside, at most, before probes are made with those alone.
 const ASIDE_MAX: usize = 64;
-
-/// How often a 202 is answered by sending again, before the rows count as delivered.
-const UNCONFIRMED_TRIES: u32 = 3;
-
-/// Failures of one parcel while others pass, after which it is halved.
-const SUSPICION_MAX: u32 = 4;
-
-/// The same where the body's size may be the cause.
-const SUSPICION_SIZE_MAX: u32 = 2;
-
-/// The same for a single row, after which it counts as refused.
-const SUSPICION_ROW_MAX: u32 = 8;
-
-/// Times that one payload got no answer while nothing passed, after which it is halved: only a smaller one can show
-/// whether Blueflood is away, or every payload is larger than something on the way can bear.
-const SILENCES_MAX: u32 = 3;
-
-/// A learned limit is never below this, in bytes.
-const LEARNED_BYTES_MIN: usize = 1_024;
-
-/// A limit learned from a time-out, which a slow Blueflood may have caused, is never below this, in bytes; nor is
-/// anything smaller halved for silence alone.
-const LEARNED_BY_TIMEOUT_BYTES_MIN: usize = 65_536;
-
-/// Latency that is this many times the usual one, and over [`LATENCY_HIGH_MIN`], lowers concurrency.
-const LATENCY_HIGH: u32 = 4;
-
-/// See [`LATENCY_HIGH`].
-const LATENCY_HIGH_MIN: Duration = Duration::from_secs(2);
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The spool has a new chunk.
-    Appended(Meta),
-    /// The send interval is over: all that is here is due.
-    Flush,
-    /// What [`Action::Refill`] asked for; `end` if the spool holds no more in that direction.
-    Refilled {
-        /// The chunks, in the order of the catch-up.
-        metas: Vec<Meta>,
-        /// Whether there is none beyond them.
-        end: bool,
-    },
-    /// A POST came to an end.
-    Answered {
-        /// Which.
-        parcel: ParcelId,
-        /// What it came to.
-        verdict: Verdict,
-        /// From its start.
-        took: Duration,
-    },
-    /// The spool has carried out [`Action::Settle`]; these chunks are new, made of rows that need another try.
-    Settled {
-        /// Which.
-        parcel: ParcelId,
-        /// To be sent by themselves.
-        requeued: Vec<Meta>,
-    },
-    /// The spool could not carry out [`Action::Settle`], or load the chunks: try again later.
-    SpoolFailed {
-        /// Which.
-        parcel: ParcelId,
-    },
-    /// The spool has none of these chunks any more: it dropped them by its policy.
-    Gone {
-        /// Which.
-        parcel: ParcelId,
-    },
-    /// The spool's newest chunk, whoever put it there: a replay of dead letters does it without us.
-    Seen(ChunkId),
-    /// The daemon stops: all that is here is due.
-    Drain,
-    /// Time has passed.
-    Tick,
-}
-
-/// Something to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// POST these chunks as one payload.
-    Send {
-        /// To be named in the answer.
-        parcel: ParcelId,
-        /// In this order.
-        chunks: Vec<ChunkId>,
-        /// With a token newer than the one that was just refused.
-        renew_token: bool,
-    },
-    /// Let the spool settle these chunks.
-    Settle {
-        /// To be named when it is done.
-        parcel: ParcelId,
-        /// Which.
-        chunks: Vec<ChunkId>,
-        /// How.
-        fate: Fate,
-    },
-    /// Ask the spool for more chunks, beyond `from` in the order of the catch-up.
-    Refill {
-        /// `None`: from the start.
-        from: Option<ChunkId>,
-        /// At most so many.
-        max: usize,
-    },
-    /// Worth a line in the log.
-    Say(Notice),
-}
-
-/// Where the rows of a parcel go.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fate {
-    /// All are stored; `unconfirmed` if Blueflood only ever answered 202.
-    Delivered {
-        /// See there.
-        unconfirmed: bool,
-    },
-    /// All are stored but those.
-    DeliveredExcept(Vec<RowError>),
-    /// Those are refused; the others need another try.
-    RefusedNamed(Vec<RowError>),
-    /// All are refused for one reason.
-    RefusedAll {
-        /// The `reason` under which they are counted.
-        reason: &'static str,
-        /// Blueflood's words.
-        message: String,
-    },
-    /// The rows of the one chunk need another try in two halves.
-    Halved,
-}
-
-/// A change worth telling an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// The gate closed.
-    Closed {
-        /// What was seen.
-        cause: String,
-        /// Until the first probe.
-        wait: Duration,
-    },
-    /// The gate opened again.
-    Opened {
-        /// How long it was closed.
-        after: Duration,
-        /// How many tries failed.
-        failures: u32,
-    },
-    /// Nothing will pass until somebody changes a setting.
-    Misconfigured(String),
-    /// A parcel fails while others pass, and is halved to find the rows that cause it.
-    Halving {
-        /// Rows in it.
-        rows: u64,
-        /// What was seen last.
-        cause: String,
-    },
-    /// Payloads are smaller from now on.
-    LimitLearned {
-        /// Bytes before compression.
-        payload_bytes_max: usize,
-    },
-}
-
-/// What the outbox looks like from outside.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Status {
-    /// Payloads in flight now.
-    pub in_flight: usize,
-    /// Payloads that may be in flight now.
-    pub concurrency: u32,
-    /// Payloads that wait by themselves for another try.
-    pub set_aside: usize,
-    /// POSTs that were a second or later try.
-    pub retries: u64,
-    /// Until when the gate is closed, and why.
-    pub closed: Option<(Now, String)>,
-    /// What only a human can mend.
-    pub misconfigured: Option<String>,
-    /// The largest payload now, in bytes before compression.
-    pub payload_bytes_max: usize,
-}
 
 #[derive(Debug, Clone, Default)]
 struct Parcel {
@@ -291,25 +63,22 @@ enum Gate {
     Closed { since: Now, at: Now, until: Now, failures: u32, cause: String },
 }
 
+/// What one call of [`Outbox::apply`] is given, and what it comes to.
+struct Turn {
+    now: Now,
+    random: f64,
+    actions: Vec<Action>,
+}
+
 /// The retry buffer's brain. See the module.
 #[derive(Debug)]
 pub struct Outbox {
     limits: Limits,
     payload_bytes_max: usize,
 
-    window: BTreeMap<ChunkId, Meta>,
-    /// The spool holds chunks beyond the window.
-    more: bool,
-    /// The last chunk that was ever in the window, in the order of the catch-up.
-    cursor: Option<ChunkId>,
-    refilling: bool,
-    /// The window's edge moved while a refill was under way, so its answer may be short of a chunk.
-    refill_stale: bool,
+    window: Window,
     /// Chunks up to this one leave even in a payload that is not full.
     due_up_to: ChunkId,
-    newest: ChunkId,
-    /// A newer chunk that we were not told of.
-    unknown: Option<ChunkId>,
 
     in_flight: BTreeMap<ParcelId, Parcel>,
     settling: BTreeMap<ParcelId, Parcel>,
@@ -332,14 +101,8 @@ impl Outbox {
         Self {
             limits,
             payload_bytes_max: limits.payload_bytes_max,
-            window: BTreeMap::new(),
-            more: newest.is_some(),
-            cursor: None,
-            refilling: false,
-            refill_stale: false,
+            window: Window::new(newest, limits.newest_first),
             due_up_to: newest.unwrap_or(0),
-            newest: newest.unwrap_or(0),
-            unknown: None,
             in_flight: BTreeMap::new(),
             settling: BTreeMap::new(),
             aside: BTreeMap::new(),
@@ -356,14 +119,17 @@ impl Outbox {
 
     /// Takes an event, and says what is to be done. `random` is in `0.0..1.0`.
     pub fn apply(&mut self, event: Event, now: Now, random: f64) -> Vec<Action> {
-        let mut actions = Vec::new();
+        let mut turn = Turn { now, random, actions: Vec::new() };
         match event {
-            Event::Appended(meta) => self.appended(meta),
-            Event::Flush => self.due_up_to = self.newest,
-            Event::Refilled { metas, end } => self.refilled(metas, end),
-            Event::Answered { parcel, verdict, took } => {
-                if let Some(parcel_) = self.in_flight.remove(&parcel) {
-                    self.answered(parcel, parcel_, verdict, took, now, random, &mut actions);
+            Event::Appended(meta) => self.window.appended(meta),
+            Event::Flush => self.due_up_to = self.window.newest(),
+            Event::Refilled { metas, end } => {
+                let held = self.parcels().flat_map(|parcel| parcel.ids()).collect();
+                self.window.refilled(metas, end, &held);
+            }
+            Event::Answered { parcel: id, verdict, took } => {
+                if let Some(parcel) = self.in_flight.remove(&id) {
+                    self.answered(id, parcel, verdict, took, &mut turn);
                 }
             }
             Event::Settled { parcel, requeued } => {
@@ -382,16 +148,22 @@ impl Outbox {
             Event::Gone { parcel } => {
                 self.in_flight.remove(&parcel);
             }
-            Event::Seen(newest) => self.seen(newest),
+            Event::Seen(newest) => {
+                if self.window.seen(newest) {
+                    self.due_up_to = newest;
+                }
+            }
             Event::Drain => self.draining = true,
             Event::Tick => {}
         }
         if self.draining {
             self.due_up_to = ChunkId::MAX;
         }
-        self.send_what_may_leave(now, &mut actions);
-        self.refill(&mut actions);
-        actions
+        self.send_what_may_leave(&mut turn);
+        if let Some((from, max)) = self.window.wants() {
+            turn.actions.push(Action::Refill { from, max });
+        }
+        turn.actions
     }
 
     /// When time alone lets something be done, later than `now`; `None`: nothing before another event.
@@ -407,7 +179,6 @@ impl Outbox {
     /// Whether every chunk is settled.
     pub fn is_empty(&self) -> bool {
         self.window.is_empty()
-            && !self.more
             && self.in_flight.is_empty()
             && self.settling.is_empty()
             && self.aside.is_empty()
@@ -426,66 +197,6 @@ impl Outbox {
             },
             misconfigured: self.misconfigured.clone(),
             payload_bytes_max: self.payload_bytes_max,
-        }
-    }
-
-    // === The window onto the spool ===
-
-    fn appended(&mut self, meta: Meta) {
-        self.newest = self.newest.max(meta.id);
-        if self.limits.newest_first {
-            self.window.insert(meta.id, meta);
-            if self.window.len() > WINDOW_MAX {
-                self.window.pop_first();
-                self.more = true;
-                self.cursor = self.window.first_key_value().map(|(&id, _)| id);
-                self.refill_stale = self.refilling;
-            } else if self.cursor.is_none() {
-                self.cursor = Some(meta.id);
-            }
-        } else if self.more || self.window.len() >= WINDOW_MAX {
-            self.more = true;
-            self.refill_stale = self.refilling;
-        } else {
-            self.window.insert(meta.id, meta);
-            self.cursor = Some(meta.id);
-        }
-    }
-
-    fn seen(&mut self, newest: ChunkId) {
-        // Once is no news: our own chunk may be seen there before we are told of it.
-        if newest > self.newest && self.unknown.replace(newest) == Some(newest) {
-            self.newest = newest;
-            self.due_up_to = newest;
-            self.more = true;
-            self.refill_stale = self.refilling;
-            if self.limits.newest_first {
-                self.window.clear();
-                self.cursor = None;
-            }
-        }
-    }
-
-    fn refill(&mut self, actions: &mut Vec<Action>) {
-        if self.more && !self.refilling && self.window.len() < WINDOW_LOW {
-            self.refilling = true;
-            self.refill_stale = false;
-            actions.push(Action::Refill { from: self.cursor, max: WINDOW_MAX - WINDOW_LOW });
-        }
-    }
-
-    fn refilled(&mut self, metas: Vec<Meta>, end: bool) {
-        self.refilling = false;
-        if self.refill_stale && self.limits.newest_first {
-            return; // chunks between the new edge and the old one would be passed over: ask again
-        }
-        self.more = !end || self.refill_stale;
-        let held: HashSet<ChunkId> = self.parcels().flat_map(|parcel| parcel.ids()).collect();
-        for meta in metas {
-            self.cursor = Some(meta.id);
-            if !held.contains(&meta.id) {
-                self.window.insert(meta.id, meta);
-            }
         }
     }
 
@@ -508,7 +219,8 @@ impl Outbox {
         }
     }
 
-    fn send_what_may_leave(&mut self, now: Now, actions: &mut Vec<Action>) {
+    fn send_what_may_leave(&mut self, turn: &mut Turn) {
+        let now = turn.now;
         while self.in_flight.len() < self.slots(now) {
             // While the gate is closed every other probe is made with a new parcel: those set aside may be the
             // ones that never pass.
@@ -529,7 +241,7 @@ impl Outbox {
             }
             parcel.sent_at = now;
             parcel.renewed = false;
-            actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: false });
+            turn.actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: false });
             self.in_flight.insert(id, parcel);
         }
     }
@@ -550,322 +262,17 @@ impl Outbox {
 
     /// The next payload from the window, if it is full or due.
     fn compose(&mut self) -> Option<(ParcelId, Parcel)> {
-        let mut chunks: Vec<Meta> = Vec::new();
-        let mut rows: u32 = 0;
-        let mut bytes = punctuation_bytes(0);
-        let mut full = false;
-        let mut take = |meta: &Meta| {
-            let rows_with = rows.saturating_add(meta.rows);
-            let bytes_with = bytes.saturating_add(meta.raw_bytes as usize).saturating_add(1);
-            let fits = rows_with <= self.limits.payload_rows_max
-                && bytes_with <= self.payload_bytes_max.saturating_add(1);
-            if chunks.is_empty() || fits {
-                (rows, bytes) = (rows_with, bytes_with);
-                chunks.push(*meta);
-            }
-            full = !fits || rows_with == self.limits.payload_rows_max;
-            !full
-        };
-        if self.limits.newest_first {
-            let _ = self.window.values().rev().all(&mut take);
-        } else {
-            let _ = self.window.values().all(&mut take);
-        }
-        let due = chunks.iter().any(|meta| meta.id <= self.due_up_to);
-        if chunks.is_empty() || !(full || due) {
-            return None;
-        }
-        for meta in &chunks {
-            self.window.remove(&meta.id);
-        }
+        let chunks = self.window.take_payload(Bounds {
+            rows_max: self.limits.payload_rows_max,
+            bytes_max: self.payload_bytes_max,
+            due_up_to: self.due_up_to,
+        })?;
         Some((self.new_id(), Parcel { chunks, ..Parcel::default() }))
     }
 
     fn new_id(&mut self) -> ParcelId {
         self.next_parcel = self.next_parcel.saturating_add(1);
         self.next_parcel
-    }
-
-    // === Answers ===
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one event, taken apart once")]
-    fn answered(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        verdict: Verdict,
-        took: Duration,
-        now: Now,
-        random: f64,
-        actions: &mut Vec<Action>,
-    ) {
-        match verdict {
-            Verdict::Stored => {
-                self.passed(took, now, actions);
-                self.settle(id, parcel, Fate::Delivered { unconfirmed: false }, actions);
-            }
-            Verdict::Unconfirmed => {
-                self.passed(took, now, actions);
-                self.slow_down();
-                parcel.unconfirmed = parcel.unconfirmed.saturating_add(1);
-                if parcel.unconfirmed > UNCONFIRMED_TRIES {
-                    self.settle(id, parcel, Fate::Delivered { unconfirmed: true }, actions);
-                } else {
-                    let wait = self.limits.backoff.wait(parcel.unconfirmed, random);
-                    parcel.not_before = now.saturating_add(wait);
-                    self.aside.insert(id, parcel);
-                }
-            }
-            Verdict::StoredExcept(errors) => {
-                self.passed(took, now, actions);
-                self.settle(id, parcel, Fate::DeliveredExcept(errors), actions);
-            }
-            Verdict::StoredExceptUnknown => {
-                self.passed(took, now, actions);
-                let message = "HTTP 207 whose list of refused rows could not be read".to_owned();
-                self.settle(id, parcel, Fate::RefusedAll { reason: "unattributed", message }, actions);
-            }
-            Verdict::Refused(errors) => {
-                self.passed(took, now, actions);
-                self.settle(id, parcel, Fate::RefusedNamed(errors), actions);
-            }
-            Verdict::RefusedWhole(message) => {
-                self.passed(took, now, actions);
-                parcel.cause = message;
-                self.halve_or_refuse(id, parcel, "unnamed", now, actions);
-            }
-            Verdict::TooLarge => {
-                self.passed(took, now, actions);
-                self.learn_limit(parcel.raw_bytes() / 2, LEARNED_BYTES_MIN, actions);
-                parcel.cause = "too large for Blueflood or something before it".to_owned();
-                self.halve_or_refuse(id, parcel, "too_large", now, actions);
-            }
-            Verdict::Unauthorized if self.limits.authenticates && !parcel.renewed => {
-                parcel.renewed = true;
-                actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: true });
-                self.in_flight.insert(id, parcel);
-            }
-            Verdict::Unauthorized if self.limits.authenticates => {
-                self.failed(id, parcel, "HTTP 401 with a new token".to_owned(), None, now, random, actions);
-            }
-            Verdict::Unauthorized => {
-                let text = "HTTP 401: Blueflood wants a token, and no --user is set".to_owned();
-                self.stopped(id, parcel, text, now, actions);
-            }
-            Verdict::Misconfigured(text) | Verdict::Unexpected(text) => {
-                self.stopped(id, parcel, text, now, actions);
-            }
-            Verdict::Unavailable { cause, retry_after } => {
-                self.failed(id, parcel, cause, retry_after, now, random, actions);
-            }
-            Verdict::NoAnswer { cause, may_be_size } => {
-                parcel.silences = parcel.silences.saturating_add(may_be_size.into());
-                if self.others_passed(&parcel) && may_be_size {
-                    self.failed_by_size(id, parcel, cause, now, random, actions);
-                } else if parcel.silences >= SILENCES_MAX && parcel.raw_bytes() > LEARNED_BY_TIMEOUT_BYTES_MIN
-                {
-                    self.slow_down();
-                    self.close(&parcel, &cause, None, now, random, actions);
-                    parcel.cause = cause;
-                    self.halve_or_refuse(id, parcel, "always_fails", now, actions);
-                } else {
-                    self.failed(id, parcel, cause, None, now, random, actions);
-                }
-            }
-        }
-    }
-
-    fn settle(&mut self, id: ParcelId, parcel: Parcel, fate: Fate, actions: &mut Vec<Action>) {
-        actions.push(Action::Settle { parcel: id, chunks: parcel.ids(), fate });
-        self.settling.insert(id, parcel);
-    }
-
-    /// Blueflood took or judged a payload: it is there.
-    fn passed(&mut self, took: Duration, now: Now, actions: &mut Vec<Action>) {
-        self.passes = self.passes.saturating_add(1);
-        self.misconfigured = None;
-        if let Gate::Closed { since, failures, .. } = std::mem::replace(&mut self.gate, Gate::Open) {
-            actions.push(Action::Say(Notice::Opened { after: now.saturating_sub(since), failures }));
-            // What only waited for the gate need not wait any longer.
-            for parcel in
-                self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
-            {
-                parcel.not_before = parcel.not_before.min(now);
-            }
-        }
-        let usual = self.usual_latency.unwrap_or(took);
-        if took > LATENCY_HIGH_MIN.max(usual.saturating_mul(LATENCY_HIGH)) {
-            self.slow_down();
-        } else {
-            let max = f64::from(self.limits.in_flight_max.max(1));
-            self.concurrency = (self.concurrency + 1.0 / self.concurrency).min(max);
-        }
-        self.usual_latency = Some((usual * 9 + took) / 10);
-    }
-
-    fn slow_down(&mut self) {
-        self.concurrency = (self.concurrency / 2.0).max(1.0);
-    }
-
-    fn others_passed(&self, parcel: &Parcel) -> bool {
-        self.passes > parcel.baseline
-    }
-
-    /// A failure that passes by itself, or so it seems.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one event, taken apart once")]
-    fn failed(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        cause: String,
-        retry_after: Option<Duration>,
-        now: Now,
-        random: f64,
-        actions: &mut Vec<Action>,
-    ) {
-        // A first failure says more of Blueflood than of the parcel, whoever passed before it.
-        let known = parcel.tries > 0 || parcel.suspicion > 0;
-        let probing = self.gate != Gate::Open;
-        if known && self.others_passed(&parcel) && retry_after.is_none() {
-            parcel.suspicion = parcel.suspicion.saturating_add(1);
-            let suspicion_max = if parcel.rows() == 1 { SUSPICION_ROW_MAX } else { SUSPICION_MAX };
-            if parcel.suspicion >= suspicion_max {
-                parcel.cause = cause;
-                self.halve_or_refuse(id, parcel, "always_fails", now, actions);
-                return;
-            }
-        } else if parcel.suspicion == 0 || probing || retry_after.is_some() {
-            // A suspect that fails again says nothing of Blueflood; any other does.
-            self.slow_down();
-            self.close(&parcel, &cause, retry_after, now, random, actions);
-        }
-        self.set_aside(id, parcel, cause, retry_after, now, random);
-    }
-
-    fn failed_by_size(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        cause: String,
-        now: Now,
-        random: f64,
-        actions: &mut Vec<Action>,
-    ) {
-        parcel.suspicion = parcel.suspicion.saturating_add(1);
-        if parcel.suspicion >= SUSPICION_SIZE_MAX && parcel.rows() > 1 {
-            self.learn_limit(parcel.raw_bytes() / 2, LEARNED_BY_TIMEOUT_BYTES_MIN, actions);
-            parcel.cause = cause;
-            self.halve_or_refuse(id, parcel, "always_fails", now, actions);
-        } else if parcel.suspicion >= SUSPICION_ROW_MAX {
-            parcel.cause = cause;
-            self.halve_or_refuse(id, parcel, "always_fails", now, actions);
-        } else {
-            self.set_aside(id, parcel, cause, None, now, random);
-        }
-    }
-
-    /// A failure that only a human can mend: all is kept, and tried now and then.
-    fn stopped(&mut self, id: ParcelId, parcel: Parcel, text: String, now: Now, actions: &mut Vec<Action>) {
-        // Said once until something passes: a page of a proxy may differ with each answer.
-        if self.misconfigured.replace(text.clone()).is_none() {
-            actions.push(Action::Say(Notice::Misconfigured(text.clone())));
-        }
-        // As a closed gate, but without a line of its own: the one above is louder.
-        let mut unsaid = Vec::new();
-        let wait = Some(self.limits.backoff.max);
-        self.close(&parcel, &text, wait, now, 1.0, &mut unsaid);
-        self.set_aside(id, parcel, text, wait, now, 1.0);
-    }
-
-    fn set_aside(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        cause: String,
-        at_least: Option<Duration>,
-        now: Now,
-        random: f64,
-    ) {
-        parcel.tries = parcel.tries.saturating_add(1);
-        parcel.baseline = self.passes;
-        parcel.cause = cause;
-        let wait = self.limits.backoff.wait(parcel.tries, random).max(at_least.unwrap_or_default());
-        parcel.not_before = now.saturating_add(wait);
-        self.aside.insert(id, parcel);
-    }
-
-    fn close(
-        &mut self,
-        parcel: &Parcel,
-        cause: &str,
-        retry_after: Option<Duration>,
-        now: Now,
-        random: f64,
-        actions: &mut Vec<Action>,
-    ) {
-        let (since, failures) = match &self.gate {
-            Gate::Open => (now, 1),
-            // Several in flight that fail together are one failure.
-            Gate::Closed { at, .. } if parcel.sent_at < *at => return,
-            Gate::Closed { since, failures, .. } => (*since, failures.saturating_add(1)),
-        };
-        let wait = self.limits.backoff.wait(failures, random).max(retry_after.unwrap_or_default());
-        if failures == 1 {
-            actions.push(Action::Say(Notice::Closed { cause: cause.to_owned(), wait }));
-        }
-        let until = now.saturating_add(wait);
-        self.gate = Gate::Closed { since, at: now, until, failures, cause: cause.to_owned() };
-    }
-
-    fn learn_limit(&mut self, bytes: usize, min: usize, actions: &mut Vec<Action>) {
-        let learned = bytes.max(min);
-        if learned < self.payload_bytes_max {
-            self.payload_bytes_max = learned;
-            actions.push(Action::Say(Notice::LimitLearned { payload_bytes_max: learned }));
-        }
-    }
-
-    /// Halves a parcel, or refuses the one row in it.
-    fn halve_or_refuse(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        reason: &'static str,
-        now: Now,
-        actions: &mut Vec<Action>,
-    ) {
-        let rows = parcel.rows();
-        if rows <= 1 {
-            let message = std::mem::take(&mut parcel.cause);
-            self.settle(id, parcel, Fate::RefusedAll { reason, message }, actions);
-            return;
-        }
-        actions.push(Action::Say(Notice::Halving { rows, cause: parcel.cause.clone() }));
-        if parcel.chunks.len() == 1 {
-            self.settle(id, parcel, Fate::Halved, actions);
-            return;
-        }
-        let chunks = std::mem::take(&mut parcel.chunks);
-        let (left, right) = chunks.split_at(chunks.len() / 2);
-        self.requeue(&parcel, [left.to_vec(), right.to_vec()], now);
-    }
-
-    /// Sets the pieces of a parcel aside, each by itself, to be sent at once. What was suspected of the whole is
-    /// suspected of each piece, so that it is found in one try a halving.
-    fn requeue(&mut self, parent: &Parcel, pieces: impl IntoIterator<Item = Vec<Meta>>, now: Now) {
-        for chunks in pieces {
-            let id = self.new_id();
-            let piece = Parcel {
-                chunks,
-                suspicion: parent.suspicion.saturating_sub(1),
-                silences: parent.silences.saturating_sub(1),
-                baseline: self.passes,
-                not_before: now,
-                ..Parcel::default()
-            };
-            self.newest = piece.chunks.iter().map(|meta| meta.id).fold(self.newest, ChunkId::max);
-            self.aside.insert(id, piece);
-        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! The outbox against a model: a spool that is a map, and a Blueflood that answers by a script.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
-use super::*;
+use super::{answers::UNCONFIRMED_TRIES, *};
+use crate::core::{backoff::Backoff, blueflood::Verdict};
 
 const LIMITS: Limits = Limits {
     payload_bytes_max: 1_048_576,
