@@ -56,8 +56,7 @@ impl<'a> Intake<'a> {
         self.now_ms = now_ms();
         match frame {
             Frame::Lines(block) => {
-                let mut lines = Lines::new(&block);
-                while let Some(line) = lines.next() {
+                for line in Lines::new(&block) {
                     match line {
                         Ok(datapoint) => self.encode(&datapoint).await?,
                         Err(bad) => self.malformed(bad.reason, bad.sample, peer),

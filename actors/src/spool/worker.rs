@@ -2,7 +2,7 @@
 //! disk is full or the file is damaged. It never decides what is sent.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::File,
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -28,6 +28,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Requests in one transaction, at most: each waits for the commit of all.
 const GROUP_MAX: usize = 64;
+
+/// What is dropped by a policy is said at once, and then summed up for so long.
+const SAY_DROPPED_EVERY: Duration = Duration::from_secs(60);
 
 /// Pages given back to the file system at a time, so that no request waits long for it.
 const GIVE_BACK_PAGES: u32 = 512;
@@ -63,17 +66,24 @@ pub(super) struct Worker {
     disk_full: bool,
     data_version: Option<i64>,
     delays: Histogram,
+    /// Dropped, by policy, and not yet said.
+    dropped: BTreeMap<&'static str, u64>,
+    said_dropped: Option<Instant>,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
 /// A change to the ledger in memory, made once the same change is committed.
 type Change = Box<dyn FnOnce(&mut Ledger)>;
 
+/// Chunks, their fate, and who asked.
+type Settle = (Vec<ChunkId>, Fate, Reply<Vec<Meta>>);
+
 /// What one transaction leads to once it is committed.
 #[derive(Default)]
 struct After {
     changes: Vec<Change>,
     notices: Vec<Notice>,
+    dropped: Vec<(&'static str, u64)>,
     stored: Vec<Arc<Batch>>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
@@ -90,7 +100,7 @@ impl After {
         if rows > 0 {
             let dropped = ByReason::from([(reason.to_owned(), rows)]);
             self.settled(Settled { dropped, ..Settled::default() });
-            self.notices.push(Notice::Dropped { reason, rows });
+            self.dropped.push((reason, rows));
         }
     }
 }
@@ -121,6 +131,8 @@ impl Worker {
             disk_full: false,
             data_version: None,
             delays: super::delays(),
+            dropped: BTreeMap::new(),
+            said_dropped: None,
             say,
         };
         worker.read_counts();
@@ -195,6 +207,7 @@ impl Worker {
         self.show_status();
         let Some(reply) = close else { return false };
         let written = self.write(|worker, after| worker.write_counts(after));
+        self.say_dropped();
         let _ = reply.send(written);
         true
     }
@@ -258,6 +271,24 @@ impl Worker {
             self.delays.observe(now.saturating_sub(received_ms).max(0) as f64 / 1000.0, rows);
         }
         after.notices.into_iter().for_each(|notice| (self.say)(notice));
+        for (reason, rows) in after.dropped {
+            let sum = self.dropped.entry(reason).or_default();
+            *sum = sum.saturating_add(rows);
+        }
+        self.say_dropped_if_due();
+    }
+
+    fn say_dropped_if_due(&mut self) {
+        if self.said_dropped.is_none_or(|at| at.elapsed() >= SAY_DROPPED_EVERY) {
+            self.say_dropped();
+        }
+    }
+
+    fn say_dropped(&mut self) {
+        for (reason, rows) in std::mem::take(&mut self.dropped) {
+            (self.say)(Notice::Dropped { reason, rows });
+            self.said_dropped = Some(Instant::now());
+        }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) -> SpoolError {
@@ -415,7 +446,7 @@ impl Worker {
         }
     }
 
-    fn settle_all(&mut self, settles: &mut Vec<(Vec<ChunkId>, Fate, Reply<Vec<Meta>>)>) {
+    fn settle_all(&mut self, settles: &mut Vec<Settle>) {
         if settles.is_empty() {
             return;
         }
@@ -508,6 +539,7 @@ impl Worker {
             self.data_version = data_version;
             self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
         }
+        self.say_dropped_if_due();
         self.look_for_room_on_disk();
         self.append_waiting();
         // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.

@@ -13,7 +13,7 @@ fn plain(options: &mut Options) {
 
 #[test]
 fn at_its_cap_the_oldest_are_dropped_and_counted_and_their_room_is_used_again() {
-    let world = World::new(plain);
+    let mut world = World::new(plain);
     let metas = fill(&world, 60);
     let ledger = world.ledger();
     let held = world.metas();
@@ -22,6 +22,9 @@ fn at_its_cap_the_oldest_are_dropped_and_counted_and_their_room_is_used_again() 
     assert_eq!(ledger.dropped["spool_full"], 900 * (60 - held.len() as u64));
     assert_eq!(world.ledger_on_disk().dropped, ledger.dropped);
     assert!(std::fs::metadata(world.path()).unwrap().len() < 2 << 20, "the file is bounded");
+    world.close();
+    let lines = world.said().len();
+    assert_eq!(lines, 2, "said at once, and then summed up");
     let said: u64 = world
         .said()
         .iter()
