@@ -34,12 +34,12 @@ fn list(status: u16, names: &[&str], time: u64) -> Script {
 
 #[test]
 fn a_success_in_any_form_is_a_delivery() {
-    for status in ["200", "201/stored", "204/stored"] {
+    each(&["200", "201/stored", "204/stored"], |status| {
         let (world, daemon) = answered(script(status), 5, &[]);
         daemon.expect_delivered(5);
         world.expect_points(5);
         assert_eq!(world.posts(), 1, "{status}");
-    }
+    });
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_400_without_a_list_costs_the_one_poison_row_and_log_n_requests() {
 
 #[test]
 fn a_payload_that_is_too_large_is_halved_and_the_limit_learned() {
-    for answer in ["413", "417", "early:413"] {
+    each(&["413", "417", "early:413"], |&answer| {
         let (world, daemon) = answered(script(answer), 400, &[]);
         daemon.expect_delivered(400);
         world.expect_points(400);
@@ -130,7 +130,7 @@ fn a_payload_that_is_too_large_is_halved_and_the_limit_learned() {
             daemon.expect_said("a payload was too large: payloads are smaller from now on; set --limit to make it last");
         }
         daemon.expect_recovery(&world);
-    }
+    });
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_size_that_is_never_answered_is_found_even_if_nothing_smaller_is_there() {
 
 #[test]
 fn what_only_a_human_can_mend_is_kept_and_said_once_and_goes_on_when_it_is_mended() {
-    for status in [401, 403, 404, 405, 415, 501, 301, 302, 307, 308] {
+    each(&[401, 403, 404, 405, 415, 501, 301, 302, 307, 308], |status| {
         let (world, daemon) = answered(script(&format!("{status}x*")), 3, &[]);
         assert!(until(|| world.posts() >= 3), "it is tried now and then: {:#?}", daemon.log());
         let (ready, why) = daemon.get("/readyz");
@@ -180,21 +180,22 @@ fn what_only_a_human_can_mend_is_kept_and_said_once_and_goes_on_when_it_is_mende
         world.answers("");
         daemon.expect_delivered(3);
         daemon.expect_recovery(&world);
-    }
+    });
 }
 
 #[test]
 fn retry_after_is_obeyed_in_both_its_forms() {
     // A date has whole seconds, so of these two at least one is left.
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3));
-    for (retry_after, at_least) in [("1", Duration::from_secs(1)), (date.as_str(), Duration::from_millis(800))] {
+    let forms = [("1", Duration::from_secs(1)), (date.as_str(), Duration::from_millis(800))];
+    each(&forms, |&(retry_after, at_least)| {
         let answer = Step::status(429).header("Retry-After", retry_after);
         let (world, daemon) = answered(Script::new().then(answer), 3, &[]);
         daemon.expect_delivered(3);
         let at: Vec<_> = world.blueflood.requests().iter().map(|request| request.at).collect();
         let [first, second] = at[..] else { panic!("{at:?}") };
         assert!(second - first >= at_least, "{retry_after}: {:?}", second - first);
-    }
+    });
 }
 
 #[test]
@@ -245,16 +246,16 @@ fn a_broken_answer_loses_nothing() {
         "garbage", "half", "endless", "stall", "close", "reset", "reset/stored", "reset-unread", "close/stored",
         "timeout", "timeout/stored", "500/stored", "408", "504", "late:100",
     ];
-    for answer in broken {
+    each(&broken, |answer| {
         let (world, daemon) = answered(script(answer), 3, &["--timeout", "1.5"]);
         daemon.expect_delivered(3);
         daemon.expect_recovery(&world);
         // The head of a 200 says that all is stored, whatever becomes of its body.
-        let lies = ["endless", "stall"].contains(&answer);
+        let lies = ["endless", "stall"].contains(answer);
         world.expect_points(if lies { 2 } else { 5 });
         assert!(world.times().values().all(|&times| times <= 2), "{answer}");
         assert!(world.posts() <= 4, "{answer}: {}", world.posts());
-    }
+    });
 }
 
 #[test]

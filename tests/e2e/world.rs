@@ -308,6 +308,11 @@ pub fn data(path: &str) -> Vec<u8> {
 
 // === Faults ===
 
+/// Runs cases side by side: each has a world of its own, and mostly waits.
+pub fn each<T: Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
+    std::thread::scope(|scope| cases.iter().for_each(|case| drop(scope.spawn(|| run(case)))));
+}
+
 /// A refused row, as it lies in the dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeadLetter {
