@@ -32,9 +32,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::cli;
 use crate::logging::{self, Log, LogSettings};
 use crate::settings::{CatchUp, Compress, Loaded, Settings, SpoolFull, SpoolPlace, SpoolSync};
-use crate::cli;
 
 /// Restarts of actors within a minute, after which the process gives up and lets whoever started it start it again.
 const RESTARTS_MAX: usize = 300;
@@ -177,16 +177,14 @@ impl Actors {
         let forwarder = {
             let (options, spool, status) = (forwarder_options(settings), spool.clone(), status.clone());
             let log = logger.clone();
-            let make = move |line| {
-                Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone())
-            };
+            let make =
+                move |line| Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone());
             Supervised::start("forwarder", Arbiter::try_new()?.handle(), storms.clone(), logger.clone(), make)
         };
         let collector = {
             let (options, hand) = (collector_options(settings), Hand::default());
             let (store, flush) = (forwarder.link(), forwarder.link());
-            let make =
-                move |line| Collector::new(line, options, hand.clone(), store.clone(), flush.clone());
+            let make = move |line| Collector::new(line, options, hand.clone(), store.clone(), flush.clone());
             Supervised::start("collector", Arbiter::try_new()?.handle(), storms.clone(), logger.clone(), make)
         };
         let readers = TaskTracker::new();
@@ -374,13 +372,18 @@ fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
                 "rows" => salvage.rows, "dead_letters" => salvage.dead_letters,
                 "rows_lost" => salvage.lost.map_or("unknown".to_owned(), |lost| lost.to_string()));
         }
-        Notice::Blocked(cause) => warn!(log, "the spool takes nothing for now: senders have to wait"; "cause" => cause),
+        Notice::Blocked(cause) => {
+            warn!(log, "the spool takes nothing for now: senders have to wait"; "cause" => cause)
+        }
         Notice::Unblocked => info!(log, "the spool takes metrics again"),
         Notice::Dropped { reason, rows } => {
             warn!(log, "datapoints are dropped by policy"; "reason" => reason, "datapoints" => rows);
         }
         Notice::DiskFull => {
-            error!(log, "the disk of the spool is full: it grows no more, and is treated as a spool at its cap");
+            error!(
+                log,
+                "the disk of the spool is full: it grows no more, and is treated as a spool at its cap"
+            );
         }
         Notice::DiskFree => info!(log, "the disk of the spool has room again"),
         Notice::Unattributed { errors } => {

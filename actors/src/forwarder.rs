@@ -11,8 +11,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
-    WrapFuture,
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
+    SpawnHandle, WrapFuture,
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, warn};
@@ -109,7 +109,11 @@ pub struct Forwarder {
 
 /// How sending a parcel ended.
 enum Sent {
-    Answered { verdict: Verdict, took: Duration, bytes: usize },
+    Answered {
+        verdict: Verdict,
+        took: Duration,
+        bytes: usize,
+    },
     /// The spool has none of its chunks any more.
     Gone,
     SpoolFailed(SpoolError),
@@ -169,7 +173,8 @@ impl Forwarder {
 
     fn send(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, ctx: &mut Context<Self>) {
         let Some(client) = self.client.clone() else { return };
-        let (spool, target, encoding) = (self.spool.clone(), self.options.target.clone(), self.options.encoding);
+        let (spool, target, encoding) =
+            (self.spool.clone(), self.options.target.clone(), self.options.encoding);
         let sent = async move {
             let body: Bytes = match spool.load(chunks).await {
                 Ok(chunks) if chunks.is_empty() => return Sent::Gone,

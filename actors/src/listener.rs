@@ -151,7 +151,10 @@ impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let common = Common { log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())), ..self.common.clone() };
+        let common = Common {
+            log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())),
+            ..self.common.clone()
+        };
         ctx.spawn(listen(self.socket.clone(), self.desk.clone(), common).into_actor(self));
     }
 }

@@ -170,7 +170,8 @@ async fn check_host(
     let loopback_only = request.app_data::<web::Data<LoopbackOnly>>().is_some_and(|only| only.0);
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     if loopback_only && !host.is_some_and(is_loopback) {
-        let text = "this port answers to localhost, 127.0.0.1 and [::1] only: check the Host of your request\n";
+        let text =
+            "this port answers to localhost, 127.0.0.1 and [::1] only: check the Host of your request\n";
         return Ok(request.into_response(HttpResponse::Forbidden().body(text)).map_into_right_body());
     }
     Ok(next.call(request).await?.map_into_left_body())
@@ -208,8 +209,7 @@ async fn readiness(metrics: web::Data<Addr<Metrics>>) -> Result<HttpResponse, Er
 
 /// 200 if nothing is wrong, else 503, with what it is.
 fn judgement(wrong: Vec<String>) -> HttpResponse {
-    let mut response =
-        if wrong.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let mut response = if wrong.is_empty() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
     let body = serde_json::json!({ "ok": wrong.is_empty(), "wrong": wrong });
     response.insert_header(ContentType::json()).body(format!("{body}\n"))
 }
@@ -227,7 +227,11 @@ async fn end_actor(path: web::Path<(String, String)>) -> HttpResponse {
     use crate::supervisor::Fault;
     let (actor, how) = path.into_inner();
     let how = if how == "panic" { Fault::Panic } else { Fault::Stop };
-    if faults::end(&actor, how) { HttpResponse::NoContent().finish() } else { HttpResponse::NotFound().finish() }
+    if faults::end(&actor, how) {
+        HttpResponse::NoContent().finish()
+    } else {
+        HttpResponse::NotFound().finish()
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +243,8 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8004", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8004"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8004", "[::2]", "10.0.0.1"]
+        for host in
+            ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8004", "[::2]", "10.0.0.1"]
         {
             assert!(!is_loopback(host), "{host}");
         }

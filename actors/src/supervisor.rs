@@ -56,7 +56,9 @@ macro_rules! supervised {
         impl $crate::supervisor::Endable for $actor {
             #[cfg(feature = "faults")]
             fn end(addr: actix::Addr<Self>, how: $crate::supervisor::Fault) {
-                actix_rt::spawn(async move { drop(addr.send(how).await) });
+                actix_rt::spawn(async move {
+                    let _ = addr.send(how).await;
+                });
             }
         }
 
@@ -68,7 +70,6 @@ macro_rules! supervised {
         #[cfg(feature = "faults")]
         impl actix::Handler<$crate::supervisor::Fault> for $actor {
             type Result = ();
-            #[expect(clippy::panic, reason = "what a test asked for")]
             fn handle(&mut self, fault: $crate::supervisor::Fault, ctx: &mut Self::Context) {
                 match fault {
                     $crate::supervisor::Fault::Panic => panic!("a test asked for it"),
@@ -242,8 +243,11 @@ where
             (addr, died)
         };
         let (addr, died) = start();
-        let vitals =
-            Arc::new(Vitals { name: name.into(), restarts: AtomicU64::new(0), answered: Mutex::new(Instant::now()) });
+        let vitals = Arc::new(Vitals {
+            name: name.into(),
+            restarts: AtomicU64::new(0),
+            answered: Mutex::new(Instant::now()),
+        });
         let current = Mutex::new((addr, Vec::new()));
         let shared = Arc::new(Shared { current, stopping: AtomicBool::new(false) });
         #[cfg(feature = "faults")]

@@ -162,7 +162,8 @@ fn in_memory(effective: &mut [Effective]) {
         return;
     }
     for (key, text) in [("spool_max", "256MiB"), ("spool_full", "block")] {
-        let unset = |entry: &&mut Effective| entry.setting.key == key && entry.origin == sources::DEFAULT_ORIGIN;
+        let unset =
+            |entry: &&mut Effective| entry.setting.key == key && entry.origin == sources::DEFAULT_ORIGIN;
         if let Some(entry) = effective.iter_mut().find(unset) {
             entry.text = text.to_owned();
             entry.origin = "default of a spool in :memory:".to_owned();

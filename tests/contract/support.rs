@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use actors::core::datapoint::{Datapoint, Malformed, Reason};
 use actors::core::framing::{Frame, Framing};
-use actors::core::protocol::Protocol;
 use actors::core::line::Lines;
 use actors::core::pickle::{Bounds, Decoder};
+use actors::core::protocol::Protocol;
 use bytes::BytesMut;
 use tokio_util::codec::Decoder as _;
 

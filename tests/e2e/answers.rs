@@ -109,8 +109,11 @@ fn a_400_without_a_list_costs_the_one_poison_row_and_log_n_requests() {
     daemon.send(lines("line", 300) + &lines("poison", 1) + &lines("more", 211));
     daemon.expect_settled(512);
     assert_eq!(daemon.count("delivered"), 511);
-    let poison =
-        DeadLetter { name: "poison.0".into(), reason: "unnamed".into(), message: "Cannot parse content".into() };
+    let poison = DeadLetter {
+        name: "poison.0".into(),
+        reason: "unnamed".into(),
+        message: "Cannot parse content".into(),
+    };
     assert_eq!(world.dead_letters(), [poison]);
     // 2 log2(512) + 1, and a few more where the lines came in two chunks.
     assert!(world.posts() <= 24, "{}", world.posts());
@@ -127,7 +130,9 @@ fn a_payload_that_is_too_large_is_halved_and_the_limit_learned() {
         if answer != "early:413" {
             // Whether that one is seen is a race against the reset that follows it.
             assert!(daemon.stats()["forwarder"]["payload_bytes_max"].as_u64().unwrap() < 40_000, "{answer}");
-            daemon.expect_said("a payload was too large: payloads are smaller from now on; set --limit to make it last");
+            daemon.expect_said(
+                "a payload was too large: payloads are smaller from now on; set --limit to make it last",
+            );
         }
         daemon.expect_recovery(&world);
     });
@@ -243,8 +248,21 @@ fn an_outage_is_said_once_and_everything_comes_after_it() {
 #[test]
 fn a_broken_answer_loses_nothing() {
     let broken = [
-        "garbage", "half", "endless", "stall", "close", "reset", "reset/stored", "reset-unread", "close/stored",
-        "timeout", "timeout/stored", "500/stored", "408", "504", "late:100",
+        "garbage",
+        "half",
+        "endless",
+        "stall",
+        "close",
+        "reset",
+        "reset/stored",
+        "reset-unread",
+        "close/stored",
+        "timeout",
+        "timeout/stored",
+        "500/stored",
+        "408",
+        "504",
+        "late:100",
     ];
     each(&broken, |answer| {
         let (world, daemon) = answered(script(answer), 3, &["--timeout", "1.5"]);

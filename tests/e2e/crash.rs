@@ -94,7 +94,10 @@ fn a_kill_at_any_moment_loses_nothing_that_was_sealed() {
         assert!(arrived.contains_key(name), "{name} is lost");
     }
     for (name, times) in &arrived {
-        assert!(*times == 1 || was_in_spool.contains_key(name), "{name} came {times} times, and no kill met it");
+        assert!(
+            *times == 1 || was_in_spool.contains_key(name),
+            "{name} came {times} times, and no kill met it"
+        );
     }
     eprintln!(
         "{} rounds, {} datapoints, {} met a kill, {} came more than once",

@@ -44,7 +44,8 @@ impl Drop for SmallDisk {
 /// Lines of about 200 bytes that do not compress, so that a spool fills quickly.
 fn bulky(name: &str, n: usize) -> String {
     // Longer than what deflate looks back over.
-    static NOISE: LazyLock<String> = LazyLock::new(|| (0..400_000).map(|_| fastrand::alphanumeric()).collect());
+    static NOISE: LazyLock<String> =
+        LazyLock::new(|| (0..400_000).map(|_| fastrand::alphanumeric()).collect());
     let time = now();
     (0..n).map(|i| format!("{name}.{i}.{} {i} {time}\n", &NOISE[i * 200..][..200])).collect()
 }
@@ -171,7 +172,8 @@ fn a_spool_at_its_cap_that_blocks_holds_the_senders_until_there_is_room() {
     sender.join().unwrap();
     daemon.expect_delivered(40_000);
     world.expect_points(40_000);
-    let said = (daemon.times_said("the spool takes nothing"), daemon.times_said("the spool takes metrics again"));
+    let said =
+        (daemon.times_said("the spool takes nothing"), daemon.times_said("the spool takes metrics again"));
     assert!(said.0 >= 1 && said.0 == said.1, "{said:?}");
 }
 

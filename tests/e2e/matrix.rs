@@ -51,7 +51,9 @@ fn every_fault_in_turn_under_load_loses_nothing_and_passes() {
                     return;
                 }
                 let bad = if block % 50 == 0 { "bad" } else { "good" };
-                let lines: String = (0..20).map(|i| format!("{}{block}.{i} 1 {time}\n", if i == 7 { bad } else { "m" })).collect();
+                let lines: String = (0..20)
+                    .map(|i| format!("{}{block}.{i} 1 {time}\n", if i == 7 { bad } else { "m" }))
+                    .collect();
                 connection.write_all(lines.as_bytes()).unwrap();
                 sent.fetch_add(20, Ordering::Relaxed);
                 // The rate: about 4,000 a second.
@@ -62,7 +64,11 @@ fn every_fault_in_turn_under_load_loses_nothing_and_passes() {
         for fault in FAULTS {
             let before = world.posts();
             world.answers(fault);
-            assert!(until(|| world.posts() >= before + 4), "{fault}: no more requests: {:#?}", daemon.stats());
+            assert!(
+                until(|| world.posts() >= before + 4),
+                "{fault}: no more requests: {:#?}",
+                daemon.stats()
+            );
             world.answers("");
             let held = daemon.count("received");
             daemon.expect(&format!("recovered from {fault}"), |stats| {

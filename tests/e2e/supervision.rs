@@ -59,7 +59,11 @@ fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
                 }
                 let lines: String = (0..10).map(|i| format!("b{block}.{i} 1 {time}\n")).collect();
                 // Now on one connection that outlives them all, now on a new one.
-                if block % 4 == 0 { daemon.send(lines) } else { kept.write_all(lines.as_bytes()).unwrap() }
+                if block % 4 == 0 {
+                    daemon.send(lines)
+                } else {
+                    kept.write_all(lines.as_bytes()).unwrap()
+                }
                 sent.fetch_add(10, Ordering::Relaxed);
                 // What dies must have had something to do: the pace is that of the deaths.
                 std::thread::sleep(std::time::Duration::from_millis(5));
@@ -107,7 +111,8 @@ fn a_death_at_every_place_is_survived_one_by_one() {
         let _ = daemon.request("GET", "/stats", "localhost");
         let n = 3 * (i as u64 + 1);
         assert!(
-            until(|| daemon.said(&format!("a test asked for it at {place}")).is_some() || panicked(&daemon, place)),
+            until(|| daemon.said(&format!("a test asked for it at {place}")).is_some()
+                || panicked(&daemon, place)),
             "{place} was never reached: {:#?}",
             daemon.log()
         );

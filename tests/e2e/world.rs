@@ -176,7 +176,8 @@ impl Daemon {
 
     /// GETs a path of the stats port: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        self.request("GET", path, "localhost").unwrap_or_else(|| panic!("{path} is not answered: {:#?}", self.log()))
+        self.request("GET", path, "localhost")
+            .unwrap_or_else(|| panic!("{path} is not answered: {:#?}", self.log()))
     }
 
     /// A request to the stats port; `None` if it is not answered.
@@ -186,7 +187,8 @@ impl Daemon {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         let length = "Content-Length: 0\r\n";
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n").ok()?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n")
+            .ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;

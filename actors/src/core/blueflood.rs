@@ -128,9 +128,14 @@ fn describe(answer: &Answer<'_>) -> String {
         Some(Errors { whole: Some(message), .. }) => message,
         _ => String::from_utf8_lossy(answer.body.get(..WORDS_MAX).unwrap_or(answer.body)).into_owned(),
     };
-    let words: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect();
+    let words: String =
+        message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect();
     let words = words.trim();
-    if words.is_empty() { format!("HTTP {}", answer.status) } else { format!("HTTP {}: {words}", answer.status) }
+    if words.is_empty() {
+        format!("HTTP {}", answer.status)
+    } else {
+        format!("HTTP {}: {words}", answer.status)
+    }
 }
 
 /// The list of errors in a body.
@@ -270,7 +275,8 @@ mod tests {
     #[test]
     fn retry_after_is_obeyed_in_both_its_forms_and_within_bounds() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        let wait = |header| match classify(&Answer { status: 429, retry_after: Some(header), body: b"", now }) {
+        let wait = |header| match classify(&Answer { status: 429, retry_after: Some(header), body: b"", now })
+        {
             Verdict::Unavailable { retry_after, .. } => retry_after,
             other => panic!("{other:?}"),
         };
@@ -284,8 +290,13 @@ mod tests {
     #[test]
     fn what_stands_in_a_log_is_one_short_line() {
         let Verdict::Unavailable { cause, .. } = verdict(503, &"a\nb".repeat(1000)) else { panic!() };
-        assert!(cause.starts_with("HTTP 503: a ba b") && cause.len() < 300 && !cause.contains('\n'), "{cause}");
-        assert!(matches!(verdict(500, WHOLE), Verdict::Unavailable { cause, .. } if cause == "HTTP 500: Cannot parse content"));
+        assert!(
+            cause.starts_with("HTTP 503: a ba b") && cause.len() < 300 && !cause.contains('\n'),
+            "{cause}"
+        );
+        assert!(
+            matches!(verdict(500, WHOLE), Verdict::Unavailable { cause, .. } if cause == "HTTP 500: Cannot parse content")
+        );
     }
 
     #[test]

@@ -124,7 +124,8 @@ fn inflate(body: &[u8], raw_bytes: usize) -> Result<Vec<u8>, Damaged> {
     while text.len() < raw_bytes {
         let (read, made) = (decompress.total_in(), decompress.total_out());
         let rest = usize::try_from(read).ok().and_then(|read| body.get(read..)).ok_or(Damaged)?;
-        let status = decompress.decompress_vec(rest, &mut text, FlushDecompress::Sync).map_err(|_| Damaged)?;
+        let status =
+            decompress.decompress_vec(rest, &mut text, FlushDecompress::Sync).map_err(|_| Damaged)?;
         let stuck = decompress.total_in() == read && decompress.total_out() == made;
         if stuck || status == Status::StreamEnd {
             break;

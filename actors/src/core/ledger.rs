@@ -147,7 +147,8 @@ impl Ledger {
 
     /// By how much the law is broken: received less all the places. Anything but 0 is a bug.
     pub fn unaccounted(&self) -> i128 {
-        let places = [self.buffered(), sum(&self.skipped), self.delivered, sum(&self.refused), sum(&self.dropped)];
+        let places =
+            [self.buffered(), sum(&self.skipped), self.delivered, sum(&self.refused), sum(&self.dropped)];
         i128::from(self.received) - places.iter().map(|&n| i128::from(n)).sum::<i128>()
     }
 }

@@ -180,8 +180,7 @@ pub struct RowSettings {
 impl Encoder {
     /// Prepares what all rows share.
     pub fn new(settings: &RowSettings) -> Self {
-        let prefix =
-            if settings.prefix.is_empty() { String::new() } else { format!("{}.", settings.prefix) };
+        let prefix = if settings.prefix.is_empty() { String::new() } else { format!("{}.", settings.prefix) };
         let mut after_value = b",\"metricName\":\"".to_vec();
         push_escaped(&mut after_value, &prefix);
         Self {
@@ -376,7 +375,8 @@ mod tests {
 
     #[test]
     fn what_blueflood_would_swallow_or_choke_on_is_skipped_with_its_reason() {
-        let skipped = |name: &[u8], timestamp, value| encode(&settings(), name, timestamp, value).unwrap_err();
+        let skipped =
+            |name: &[u8], timestamp, value| encode(&settings(), name, timestamp, value).unwrap_err();
         assert_eq!(skipped(b"a", 1.0, f64::NAN), Skipped::ValueNan);
         assert_eq!(skipped(b"a", 1.0, f64::NEG_INFINITY), Skipped::ValueInfinite);
         assert_eq!(skipped(b"a", f64::NAN, 1.0), Skipped::Timestamp);

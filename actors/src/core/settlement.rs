@@ -42,7 +42,8 @@ pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
             if sorted.unmatched > 0 {
                 // One of the rows that are left is refused, and nothing says which: to call them all delivered would
                 // hide a loss, and a replay of those that are stored is harmless.
-                let message = format!("HTTP 207 that names rows which were not sent: {}", first_message(errors));
+                let message =
+                    format!("HTTP 207 that names rows which were not sent: {}", first_message(errors));
                 delivered = 0;
                 refused.extend(sorted.unnamed.iter().map(|row| letter(row, "unattributed", &message)));
             }
@@ -81,7 +82,10 @@ fn first_message(errors: &[RowError]) -> String {
 }
 
 fn refuse_all(rows: RowsRef<'_>, reason: &'static str, message: &str) -> Settlement {
-    Settlement { refused: rows.iter().map(|row| letter(row, reason, message)).collect(), ..Settlement::default() }
+    Settlement {
+        refused: rows.iter().map(|row| letter(row, reason, message)).collect(),
+        ..Settlement::default()
+    }
 }
 
 fn letter(row: &[u8], reason: &'static str, message: &str) -> DeadLetter {

@@ -139,10 +139,13 @@ fn failure(error: &SendRequestError) -> Verdict {
     use std::io::ErrorKind;
     match error {
         SendRequestError::Timeout => Verdict::NoAnswer { cause: error.to_string(), may_be_size: true },
-        SendRequestError::Connect(ConnectError::Disconnected) => {
-            Verdict::NoAnswer { cause: "the connection was closed without an answer".into(), may_be_size: false }
+        SendRequestError::Connect(ConnectError::Disconnected) => Verdict::NoAnswer {
+            cause: "the connection was closed without an answer".into(),
+            may_be_size: false,
+        },
+        SendRequestError::Connect(error) => {
+            Verdict::Unavailable { cause: error.to_string(), retry_after: None }
         }
-        SendRequestError::Connect(error) => Verdict::Unavailable { cause: error.to_string(), retry_after: None },
         SendRequestError::Send(error) => Verdict::NoAnswer {
             cause: format!("the connection broke while sending: {error}"),
             may_be_size: matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::codec::Decoder;
 
 use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake};
-use crate::core::{framing::Framing, datapoint::Reason};
+use crate::core::{datapoint::Reason, framing::Framing};
 
 /// What is read at once, at least, in bytes.
 const READ_BYTES: usize = 64 << 10;

@@ -83,7 +83,8 @@ fn inode(socket: &UdpSocket) -> Option<String> {
 }
 
 fn note_kernel_drops(inode: &str, desk: &Desk, common: &Common) {
-    let Some(drops) = ["/proc/net/udp", "/proc/net/udp6"].iter().find_map(|table| kernel_drops(table, inode)) else {
+    let Some(drops) = ["/proc/net/udp", "/proc/net/udp6"].iter().find_map(|table| kernel_drops(table, inode))
+    else {
         return;
     };
     let before = desk.kernel_drops.swap(drops, Ordering::Relaxed);

@@ -47,9 +47,7 @@ impl fmt::Display for BindError {
             io::ErrorKind::PermissionDenied => {
                 f.write_str("; ports below 1024 and some folders need privileges: set another --endpoint")
             }
-            io::ErrorKind::AddrNotAvailable => {
-                f.write_str("; interface= must be an address of this host")
-            }
+            io::ErrorKind::AddrNotAvailable => f.write_str("; interface= must be an address of this host"),
             _ => f.write_str("; set another --endpoint"),
         }
     }

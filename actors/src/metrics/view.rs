@@ -50,7 +50,10 @@ impl Listener {
             accepted: desk.accepted.load(Ordering::Relaxed),
             datapoints: desk.datapoints.load(Ordering::Relaxed),
             kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
-            malformed: malformed.into_iter().map(|(reason, bad)| (reason.label(), (bad.count, bad.last))).collect(),
+            malformed: malformed
+                .into_iter()
+                .map(|(reason, bad)| (reason.label(), (bad.count, bad.last)))
+                .collect(),
         }
     }
 }
@@ -161,10 +164,14 @@ impl View {
     }
 
     fn listener(listener: &Listener) -> Value {
-        let malformed: Map<_, _> = listener.malformed.iter().map(|(reason, (count, last))| {
-            let last = last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
-            ((*reason).to_owned(), json!({ "count": count, "last": last }))
-        }).collect();
+        let malformed: Map<_, _> = listener
+            .malformed
+            .iter()
+            .map(|(reason, (count, last))| {
+                let last = last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
+                ((*reason).to_owned(), json!({ "count": count, "last": last }))
+            })
+            .collect();
         json!({
             "endpoint": listener.endpoint,
             "protocol": listener.protocol,
@@ -180,21 +187,66 @@ impl View {
     pub fn prometheus(&self) -> String {
         let mut page = Page::default();
         let ledger = &self.ledger;
-        page.one("datapoints_received_total", "counter", "Datapoints decoded from the wire.", ledger.received);
-        page.by_reason("datapoints_skipped_total", "counter", "Datapoints that cannot be forwarded.", &ledger.skipped);
-        page.one("datapoints_buffered", "gauge", "Datapoints held here, in hand and in the spool.", ledger.buffered());
-        page.one("datapoints_delivered_total", "counter", "Datapoints that Blueflood stored.", ledger.delivered);
+        page.one(
+            "datapoints_received_total",
+            "counter",
+            "Datapoints decoded from the wire.",
+            ledger.received,
+        );
+        page.by_reason(
+            "datapoints_skipped_total",
+            "counter",
+            "Datapoints that cannot be forwarded.",
+            &ledger.skipped,
+        );
+        page.one(
+            "datapoints_buffered",
+            "gauge",
+            "Datapoints held here, in hand and in the spool.",
+            ledger.buffered(),
+        );
+        page.one(
+            "datapoints_delivered_total",
+            "counter",
+            "Datapoints that Blueflood stored.",
+            ledger.delivered,
+        );
         page.by_reason(
             "datapoints_refused",
             "gauge",
             "Datapoints that Blueflood refused; a replay of dead letters takes them back.",
             &ledger.refused,
         );
-        page.by_reason("datapoints_dropped_total", "counter", "Datapoints given up by policy.", &ledger.dropped);
-        page.one("datapoints_unaccounted", "gauge", "Datapoints in no place: anything but 0 is a bug.", ledger.unaccounted());
-        page.one("datapoints_unconfirmed_total", "counter", "Datapoints delivered on a 202 only.", ledger.unconfirmed);
-        page.by_reason("malformed_total", "counter", "Input that never became a datapoint.", &ledger.malformed);
-        page.one("names_replaced_total", "counter", "Names with bytes that were not UTF-8.", ledger.names_replaced);
+        page.by_reason(
+            "datapoints_dropped_total",
+            "counter",
+            "Datapoints given up by policy.",
+            &ledger.dropped,
+        );
+        page.one(
+            "datapoints_unaccounted",
+            "gauge",
+            "Datapoints in no place: anything but 0 is a bug.",
+            ledger.unaccounted(),
+        );
+        page.one(
+            "datapoints_unconfirmed_total",
+            "counter",
+            "Datapoints delivered on a 202 only.",
+            ledger.unconfirmed,
+        );
+        page.by_reason(
+            "malformed_total",
+            "counter",
+            "Input that never became a datapoint.",
+            &ledger.malformed,
+        );
+        page.one(
+            "names_replaced_total",
+            "counter",
+            "Names with bytes that were not UTF-8.",
+            ledger.names_replaced,
+        );
 
         page.head("listener_connections", "gauge", "Open connections.");
         for listener in &self.listeners {
@@ -202,25 +254,53 @@ impl View {
         }
         page.head("listener_datapoints_total", "counter", "Datapoints decoded, by endpoint.");
         for listener in &self.listeners {
-            page.sample("listener_datapoints_total", &[("endpoint", &listener.endpoint)], listener.datapoints);
+            page.sample(
+                "listener_datapoints_total",
+                &[("endpoint", &listener.endpoint)],
+                listener.datapoints,
+            );
         }
         page.head("listener_kernel_drops_total", "counter", "Datagrams that the kernel dropped unread.");
         for listener in &self.listeners {
-            page.sample("listener_kernel_drops_total", &[("endpoint", &listener.endpoint)], listener.kernel_drops);
+            page.sample(
+                "listener_kernel_drops_total",
+                &[("endpoint", &listener.endpoint)],
+                listener.kernel_drops,
+            );
         }
 
         let forwarder = &self.forwarder;
         page.one("posts_total", "counter", "Requests to Blueflood that came to an end.", forwarder.posts);
-        page.one("posts_retried_total", "counter", "Requests that were a second or later try.", forwarder.outbox.retries);
+        page.one(
+            "posts_retried_total",
+            "counter",
+            "Requests that were a second or later try.",
+            forwarder.outbox.retries,
+        );
         page.one("posts_in_flight", "gauge", "Requests under way.", forwarder.outbox.in_flight);
         page.one("sent_bytes_total", "counter", "Bytes of request bodies, as sent.", forwarder.bytes_sent);
-        page.one("gate_open", "gauge", "1 while requests may leave freely.", u8::from(forwarder.outbox.closed.is_none()));
-        page.one("misconfigured", "gauge", "1 while Blueflood refuses everything.", u8::from(forwarder.outbox.misconfigured.is_some()));
+        page.one(
+            "gate_open",
+            "gauge",
+            "1 while requests may leave freely.",
+            u8::from(forwarder.outbox.closed.is_none()),
+        );
+        page.one(
+            "misconfigured",
+            "gauge",
+            "1 while Blueflood refuses everything.",
+            u8::from(forwarder.outbox.misconfigured.is_some()),
+        );
         let success = forwarder.last_success.map_or(0, time);
         page.one("last_success_timestamp_seconds", "gauge", "When Blueflood last took a request.", success);
 
         page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
-        page.one("spool_blocked", "gauge", "1 while the spool takes nothing.", u8::from(self.spool.blocked.is_some()));
+        page.one(
+            "spool_blocked",
+            "gauge",
+            "1 while the spool takes nothing.",
+            u8::from(self.spool.blocked.is_some()),
+        );
         page.one("dead_letters_bytes", "gauge", "Bytes of the dead letters.", self.spool.dead_letter_bytes);
         page.one(
             "dead_letters_discarded_total",
@@ -254,12 +334,16 @@ struct Page {
 impl Page {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a String cannot fail.
-        let _ = writeln!(self.text, "# HELP blueflood_forward_{name} {help}\n# TYPE blueflood_forward_{name} {kind}");
+        let _ = writeln!(
+            self.text,
+            "# HELP blueflood_forward_{name} {help}\n# TYPE blueflood_forward_{name} {kind}"
+        );
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
+        let labels: Vec<_> =
+            labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = writeln!(self.text, "blueflood_forward_{name}{labels} {value}");
     }

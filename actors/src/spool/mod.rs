@@ -227,16 +227,21 @@ impl Spool {
         let open = || open::open(&options.place, options.sync, std::time::SystemTime::now());
         let opened = match open() {
             // A full disk may be all that is wrong.
-            Err(open::OpenError::Sqlite { .. }) if reserve.as_ref().is_some_and(reserve::Reserve::give_up) => open(),
+            Err(open::OpenError::Sqlite { .. })
+                if reserve.as_ref().is_some_and(reserve::Reserve::give_up) =>
+            {
+                open()
+            }
             opened => opened,
         }?;
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let ledger = SharedLedger::default();
         let status = Arc::new(Mutex::new(Status::default()));
-        let worker = worker::Worker::new(options, opened, reserve, ledger.clone(), status.clone(), Box::new(say));
+        let worker =
+            worker::Worker::new(options, opened, reserve, ledger.clone(), status.clone(), Box::new(say));
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || worker.run(&inbox));
-        let thread =
-            thread.map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
+        let thread = thread
+            .map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
         Ok((Self { requests, ledger, status }, SpoolThread(thread)))
     }
 

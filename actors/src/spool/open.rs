@@ -83,7 +83,10 @@ impl std::fmt::Display for OpenError {
                 lock.display()
             ),
             OpenError::Io { doing, error } => {
-                write!(f, "cannot {doing}: {error}; set --spool to a path that can be written, or to :memory:")
+                write!(
+                    f,
+                    "cannot {doing}: {error}; set --spool to a path that can be written, or to :memory:"
+                )
             }
             OpenError::Sqlite { path, error } => write!(
                 f,
@@ -108,8 +111,10 @@ pub fn open(place: &Place, sync: Sync, now: SystemTime) -> Result<Opened, OpenEr
         return Ok(Opened { store, lock: None, salvage: None });
     };
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder)
-            .map_err(|error| OpenError::Io { doing: format!("make the folder {}", folder.display()), error })?;
+        fs::create_dir_all(folder).map_err(|error| OpenError::Io {
+            doing: format!("make the folder {}", folder.display()),
+            error,
+        })?;
     }
     let lock = lock(&with_suffix(path, ".lock"))?;
     let (store, salvage) = open_or_set_aside(path, sync, now)?;
@@ -199,7 +204,10 @@ fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
         let (from, to) = (with_suffix(from, suffix), with_suffix(to, suffix));
         match fs::rename(&from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(OpenError::Io { doing: format!("rename {} to {}", from.display(), to.display()), error });
+                return Err(OpenError::Io {
+                    doing: format!("rename {} to {}", from.display(), to.display()),
+                    error,
+                });
             }
             _ => {}
         }

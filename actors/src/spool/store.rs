@@ -138,7 +138,8 @@ impl Store {
         if tables(&self.db)? != tables(&ours)? {
             return Err(damage("its tables are not those of a spool"));
         }
-        let rows: i64 = self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
+        let rows: i64 =
+            self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
         let ledger = self.ledger()?;
         if ledger.unaccounted() != 0 || u64::try_from(rows) != Ok(ledger.spooled) {
             return Err(damage("its ledger does not add up"));
@@ -154,7 +155,11 @@ impl Store {
     /// SQLite's; `SQLITE_BUSY` if another process that reads kept it from doing so.
     pub fn checkpoint(&self) -> Result<()> {
         let busy: i64 = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy == 0 { Ok(()) } else { Err(failure(rusqlite::ffi::SQLITE_BUSY, "a reader keeps the log".to_owned())) }
+        if busy == 0 {
+            Ok(())
+        } else {
+            Err(failure(rusqlite::ffi::SQLITE_BUSY, "a reader keeps the log".to_owned()))
+        }
     }
 
     /// The connection, for the tools that only read.
@@ -206,9 +211,9 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn load(&self, id: ChunkId) -> Result<Option<Loaded>> {
-        let mut statement = self
-            .db
-            .prepare_cached("SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1")?;
+        let mut statement = self.db.prepare_cached(
+            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1",
+        )?;
         statement.query_row([id], loaded).optional()
     }
 
@@ -256,7 +261,8 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn oldest_before(&self, received_ms: i64) -> Result<Option<ChunkId>> {
-        let mut statement = self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
+        let mut statement =
+            self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
         let oldest: Option<(ChunkId, i64)> =
             statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
         Ok(oldest.filter(|&(_, at)| at < received_ms).map(|(id, _)| id))

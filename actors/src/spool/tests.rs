@@ -123,7 +123,8 @@ impl World {
         let db = self.beside();
         let ledger = store::read_ledger(&db).unwrap();
         assert_eq!(ledger.unaccounted(), 0, "{ledger:#?}");
-        let rows: i64 = db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0)).unwrap();
+        let rows: i64 =
+            db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0)).unwrap();
         assert_eq!(u64::try_from(rows), Ok(ledger.spooled));
         ledger
     }

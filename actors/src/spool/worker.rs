@@ -2,7 +2,7 @@
 //! disk is full or the file is damaged. It never decides what is sent.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::File,
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -27,6 +27,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Requests in one transaction, at most: each waits for the commit of all.
 const GROUP_MAX: usize = 64;
+
+/// What is dropped by a policy is said at once, and then summed up for so long.
+const SAY_DROPPED_EVERY: Duration = Duration::from_secs(60);
 
 /// Pages given back to the file system at a time, so that no request waits long for it.
 const GIVE_BACK_PAGES: u32 = 512;
@@ -61,6 +64,9 @@ pub(super) struct Worker {
     /// The reserve is given up: until the disk has room for it again, the file does not grow.
     disk_full: bool,
     data_version: Option<i64>,
+    /// Dropped, by policy, and not yet said.
+    dropped: BTreeMap<&'static str, u64>,
+    said_dropped: Option<Instant>,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
@@ -72,6 +78,7 @@ type Change = Box<dyn FnOnce(&mut Ledger)>;
 struct After {
     changes: Vec<Change>,
     notices: Vec<Notice>,
+    dropped: Vec<(&'static str, u64)>,
     stored: Vec<Arc<Batch>>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
@@ -86,7 +93,7 @@ impl After {
         if rows > 0 {
             let dropped = ByReason::from([(reason.to_owned(), rows)]);
             self.settled(Settled { dropped, ..Settled::default() });
-            self.notices.push(Notice::Dropped { reason, rows });
+            self.dropped.push((reason, rows));
         }
     }
 }
@@ -116,6 +123,8 @@ impl Worker {
             reserve,
             disk_full: false,
             data_version: None,
+            dropped: BTreeMap::new(),
+            said_dropped: None,
             say,
         };
         worker.read_counts();
@@ -190,6 +199,7 @@ impl Worker {
         self.show_status();
         let Some(reply) = close else { return false };
         let written = self.write(|worker, after| worker.write_counts(after));
+        self.say_dropped();
         let _ = reply.send(written);
         true
     }
@@ -249,6 +259,24 @@ impl Worker {
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
         after.notices.into_iter().for_each(|notice| (self.say)(notice));
+        for (reason, rows) in after.dropped {
+            let sum = self.dropped.entry(reason).or_default();
+            *sum = sum.saturating_add(rows);
+        }
+        self.say_dropped_if_due();
+    }
+
+    fn say_dropped_if_due(&mut self) {
+        if self.said_dropped.is_none_or(|at| at.elapsed() >= SAY_DROPPED_EVERY) {
+            self.say_dropped();
+        }
+    }
+
+    fn say_dropped(&mut self) {
+        for (reason, rows) in std::mem::take(&mut self.dropped) {
+            (self.say)(Notice::Dropped { reason, rows });
+            self.said_dropped = Some(Instant::now());
+        }
     }
 
     fn failed(&mut self, error: &rusqlite::Error) -> SpoolError {
@@ -258,7 +286,9 @@ impl Worker {
         if !open::is_damage(error) {
             return SpoolError::Disk(error.to_string());
         }
-        let Place::File(path) = self.options.place.clone() else { return SpoolError::Disk(error.to_string()) };
+        let Place::File(path) = self.options.place.clone() else {
+            return SpoolError::Disk(error.to_string());
+        };
         // It equals what the file has, or should have, but for the rows in hand, which are in memory only.
         let mut known = self.ledger.snapshot();
         let in_hand = std::mem::take(&mut known.open);
@@ -289,12 +319,17 @@ impl Worker {
                 bytes = bytes.saturating_add(batch.rows.text.len());
                 first || bytes <= GROUP_BYTES_MAX
             };
-            let group: Vec<_> = self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
+            let group: Vec<_> =
+                self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
             let stored = self.write(|worker, after| worker.append(&group, after));
             match stored {
                 Ok(metas) => {
                     if metas.is_empty() {
-                        let cause = if self.disk_full { "the disk is full" } else { "it is at its cap (--spool_max)" };
+                        let cause = if self.disk_full {
+                            "the disk is full"
+                        } else {
+                            "it is at its cap (--spool_max)"
+                        };
                         return self.block(cause.to_owned());
                     }
                     for meta in metas {
@@ -392,7 +427,9 @@ impl Worker {
     fn load_one(&self, id: ChunkId) -> rusqlite::Result<Option<Chunk>> {
         match self.store.load(id)? {
             Some(Loaded::Intact(_, chunk)) => Ok(Some(chunk)),
-            Some(Loaded::Damaged(_)) => Err(store::damage(format!("chunk {id} does not read back as it was stored"))),
+            Some(Loaded::Damaged(_)) => {
+                Err(store::damage(format!("chunk {id} does not read back as it was stored")))
+            }
             None => Ok(None),
         }
     }
@@ -402,7 +439,10 @@ impl Worker {
             return;
         }
         let together = self.write(|worker, after| {
-            settles.iter().map(|(chunks, fate, _)| worker.settle(chunks, fate, after)).collect::<Result<Vec<_>, _>>()
+            settles
+                .iter()
+                .map(|(chunks, fate, _)| worker.settle(chunks, fate, after))
+                .collect::<Result<Vec<_>, _>>()
         });
         match together {
             Ok(requeued) => {
@@ -445,7 +485,8 @@ impl Worker {
         self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), now_ms())?;
         self.store.count("delivered", "", delivered)?;
         self.store.count_by_reason("refused", &by_reason)?;
-        let bytes: usize = refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
+        let bytes: usize =
+            refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
         after.dead_letter_bytes = after.dead_letter_bytes.saturating_add_unsigned(bytes as u64);
         self.bound_dead_letters(after)?;
         after.settled(Settled { delivered, refused: by_reason, ..Settled::default() });
@@ -484,6 +525,7 @@ impl Worker {
             self.data_version = data_version;
             self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
         }
+        self.say_dropped_if_due();
         self.look_for_room_on_disk();
         self.append_waiting();
         // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.

@@ -557,7 +557,8 @@ impl Outbox {
         let mut take = |meta: &Meta| {
             let rows_with = rows.saturating_add(meta.rows);
             let bytes_with = bytes.saturating_add(meta.raw_bytes as usize).saturating_add(1);
-            let fits = rows_with <= self.limits.payload_rows_max && bytes_with <= self.payload_bytes_max.saturating_add(1);
+            let fits = rows_with <= self.limits.payload_rows_max
+                && bytes_with <= self.payload_bytes_max.saturating_add(1);
             if chunks.is_empty() || fits {
                 (rows, bytes) = (rows_with, bytes_with);
                 chunks.push(*meta);
@@ -661,7 +662,8 @@ impl Outbox {
                 parcel.silences = parcel.silences.saturating_add(may_be_size.into());
                 if self.others_passed(&parcel) && may_be_size {
                     self.failed_by_size(id, parcel, cause, now, random, actions);
-                } else if parcel.silences >= SILENCES_MAX && parcel.raw_bytes() > LEARNED_BY_TIMEOUT_BYTES_MIN {
+                } else if parcel.silences >= SILENCES_MAX && parcel.raw_bytes() > LEARNED_BY_TIMEOUT_BYTES_MIN
+                {
                     self.slow_down();
                     self.close(&parcel, &cause, None, now, random, actions);
                     parcel.cause = cause;
@@ -685,7 +687,9 @@ impl Outbox {
         if let Gate::Closed { since, failures, .. } = std::mem::replace(&mut self.gate, Gate::Open) {
             actions.push(Action::Say(Notice::Opened { after: now.saturating_sub(since), failures }));
             // What only waited for the gate need not wait any longer.
-            for parcel in self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0) {
+            for parcel in
+                self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
+            {
                 parcel.not_before = parcel.not_before.min(now);
             }
         }

@@ -80,7 +80,10 @@ impl World {
                 }
                 for id in held {
                     assert!(self.spool.contains_key(id), "a settled chunk is never sent again");
-                    assert!(!self.in_flight.values().flatten().any(|other| other == id), "{id} is in flight twice");
+                    assert!(
+                        !self.in_flight.values().flatten().any(|other| other == id),
+                        "{id} is in flight twice"
+                    );
                 }
                 assert!(!chunks.is_empty());
                 self.sent.push(chunks.clone());
@@ -328,7 +331,8 @@ fn finding_a_poison_does_not_close_the_gate_for_everybody() {
     world.answer_all(|_| unavailable());
     // The poison is in the largest piece of chunk 1 that was made last.
     for _ in 0..500 {
-        let poisoned = |spool: &BTreeMap<ChunkId, Meta>| spool.keys().rev().find(|id| spool[id].rows != 7).copied();
+        let poisoned =
+            |spool: &BTreeMap<ChunkId, Meta>| spool.keys().rev().find(|id| spool[id].rows != 7).copied();
         let poison = poisoned(&world.spool);
         if poison.is_none() {
             break;
@@ -427,7 +431,8 @@ fn chunks_that_somebody_else_put_into_the_spool_are_sent_too() {
 }
 
 fn any_verdict() -> impl Strategy<Value = Verdict> {
-    let no_answer = any::<bool>().prop_map(|may_be_size| Verdict::NoAnswer { cause: "reset".into(), may_be_size });
+    let no_answer =
+        any::<bool>().prop_map(|may_be_size| Verdict::NoAnswer { cause: "reset".into(), may_be_size });
     prop_oneof![
         4 => Just(Verdict::Stored),
         1 => Just(Verdict::Unconfirmed),

@@ -36,7 +36,9 @@ impl World {
     fn read_all(&self) -> BTreeSet<String> {
         for _ in 0..3 {
             let Ok(metas) = wait(self.spool().scan(None, 10_000)) else { continue };
-            let Ok(chunks) = wait(self.spool().load(metas.iter().map(|meta| meta.id).collect())) else { continue };
+            let Ok(chunks) = wait(self.spool().load(metas.iter().map(|meta| meta.id).collect())) else {
+                continue;
+            };
             let mut names = BTreeSet::new();
             for chunk in &chunks {
                 for row in chunk.open().expect("what is loaded is whole").as_ref().iter() {
@@ -92,7 +94,8 @@ impl World {
 fn a_file_cut_anywhere_is_salvaged() {
     let (mut world, bytes) = closed();
     let mut read = 0;
-    let cuts: Vec<_> = (0..24).map(|i| bytes.len() * i / 24).chain([1, 99, 100, 4_095, 8_191, 8_192, 8_193]).collect();
+    let cuts: Vec<_> =
+        (0..24).map(|i| bytes.len() * i / 24).chain([1, 99, 100, 4_095, 8_191, 8_192, 8_193]).collect();
     for &cut in &cuts {
         read += world.survive(&bytes[..cut], &format!("cut at {cut} of {}", bytes.len()));
     }
@@ -127,13 +130,19 @@ fn what_is_no_spool_is_set_aside() {
     for (bytes, what) in [(vec![], "no bytes"), (garbage, "garbage"), (b"hello".to_vec(), "text")] {
         assert_eq!(world.survive(&bytes, what), 0);
     }
-    for (pragma, what) in [("application_id = 7", "another program's"), ("user_version = 99", "of a later version")] {
+    for (pragma, what) in
+        [("application_id = 7", "another program's"), ("user_version = 99", "of a later version")]
+    {
         std::fs::write(world.path(), &bytes).unwrap();
         Connection::open(world.path()).unwrap().execute_batch(&format!("PRAGMA {pragma}")).unwrap();
         let bytes = std::fs::read(world.path()).unwrap();
         assert_eq!(world.survive(&bytes, what), spooled(), "its chunks read as ours");
     }
-    for sql in ["DROP TABLE ledger", "ALTER TABLE chunk RENAME COLUMN crc TO car", "UPDATE ledger SET n = n + 1 WHERE place = 'delivered'"] {
+    for sql in [
+        "DROP TABLE ledger",
+        "ALTER TABLE chunk RENAME COLUMN crc TO car",
+        "UPDATE ledger SET n = n + 1 WHERE place = 'delivered'",
+    ] {
         std::fs::write(world.path(), &bytes).unwrap();
         Connection::open(world.path()).unwrap().execute_batch(sql).unwrap();
         let bytes = std::fs::read(world.path()).unwrap();

@@ -13,7 +13,7 @@ fn plain(options: &mut Options) {
 
 #[test]
 fn at_its_cap_the_oldest_are_dropped_and_counted_and_their_room_is_used_again() {
-    let world = World::new(plain);
+    let mut world = World::new(plain);
     let metas = fill(&world, 60);
     let ledger = world.ledger();
     let held = world.metas();
@@ -22,7 +22,14 @@ fn at_its_cap_the_oldest_are_dropped_and_counted_and_their_room_is_used_again() 
     assert_eq!(ledger.dropped["spool_full"], 900 * (60 - held.len() as u64));
     assert_eq!(world.ledger_on_disk().dropped, ledger.dropped);
     assert!(std::fs::metadata(world.path()).unwrap().len() < 2 << 20, "the file is bounded");
-    let said: u64 = world.said().iter().map(|notice| if let Notice::Dropped { rows, .. } = notice { *rows } else { 0 }).sum();
+    world.close();
+    let lines = world.said().len();
+    assert_eq!(lines, 2, "said at once, and then summed up");
+    let said: u64 = world
+        .said()
+        .iter()
+        .map(|notice| if let Notice::Dropped { rows, .. } = notice { *rows } else { 0 })
+        .sum();
     assert_eq!(said, ledger.dropped["spool_full"]);
 }
 
@@ -48,7 +55,10 @@ fn with_block_an_append_waits_until_something_is_settled() {
     }
     blocked.join().unwrap();
     assert_eq!(world.said().last(), Some(&Notice::Unblocked));
-    assert_eq!((world.ledger().open, world.ledger().received, sum(&world.ledger().dropped)), (0, 900 * 16, 0));
+    assert_eq!(
+        (world.ledger().open, world.ledger().received, sum(&world.ledger().dropped)),
+        (0, 900 * 16, 0)
+    );
     assert_eq!(world.spool().status().blocked, None);
 }
 
@@ -65,7 +75,8 @@ fn a_batch_that_waits_twice_is_stored_once() {
     let waiting = std::thread::spawn(move || {
         let batch = |name, n| Arc::new(Batch::new(rows(name, n), now_ms()));
         let (first, second) = (batch("first", 4_500), batch("second", 900));
-        let twice = async { tokio::join!(spool.append(first), spool.append(second.clone()), spool.append(second)) };
+        let twice =
+            async { tokio::join!(spool.append(first), spool.append(second.clone()), spool.append(second)) };
         wait(twice)
     });
     world.expect("blocked", || world.spool().status().blocked.is_some());
@@ -105,7 +116,10 @@ fn what_is_older_than_the_maximum_is_dropped_and_halving_makes_nothing_older() {
         let mut found = db.prepare("SELECT received_ms FROM chunk").unwrap();
         found.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
-    assert!(ages.iter().all(|&ms| ms > now_ms() - 60_000), "the halves are as old as the whole was: {ages:?}");
+    assert!(
+        ages.iter().all(|&ms| ms > now_ms() - 60_000),
+        "the halves are as old as the whole was: {ages:?}"
+    );
     for meta in world.metas() {
         world.settle(&[meta.id], DELIVERED);
     }
@@ -156,7 +170,10 @@ fn marks_of_another_process_put_dead_letters_back_among_the_chunks() {
     let meta = world.append("bad", 6);
     world.settle(&[meta.id], Fate::RefusedNamed((0..6).map(|i| error(format!("bad.{i}"))).collect()));
     assert_eq!(world.ledger().refused["ttlInSeconds"], 6);
-    world.beside().execute("UPDATE dead_letter SET replay = 1 WHERE row LIKE '%bad.2%' OR row LIKE '%bad.4%'", []).unwrap();
+    world
+        .beside()
+        .execute("UPDATE dead_letter SET replay = 1 WHERE row LIKE '%bad.2%' OR row LIKE '%bad.4%'", [])
+        .unwrap();
     world.expect("replayed", || world.ledger().spooled == 2);
     assert_eq!((world.ledger().refused["ttlInSeconds"], world.dead_letters().len()), (4, 4));
     assert_eq!(world.ledger_on_disk(), world.ledger());
@@ -214,5 +231,8 @@ fn a_folder_that_cannot_be_written_is_named() {
     let options = Options { place: Place::File(path.clone()), ..World::new(|_| {}).options.clone() };
     let Err(error) = Spool::start(options, |_| {}) else { panic!("opened {}", path.display()) };
     let text = error.to_string();
-    assert!(text.contains(&folder.path().join("file").display().to_string()) && text.contains("--spool"), "{text}");
+    assert!(
+        text.contains(&folder.path().join("file").display().to_string()) && text.contains("--spool"),
+        "{text}"
+    );
 }
