@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{answers::UNCONFIRMED_TRIES, *};
+use crate::core::{
+    backoff::Backoff,
+    blueflood::{RowError, Verdict},
+};
 
 const LIMITS: Limits = Limits {
     payload_bytes_max: 1_048_576,
