@@ -413,6 +413,7 @@ impl Daemon {
         self.expect(&format!("{n} received"), |stats| stats["datapoints"]["received"] == n);
     }
 
+    #[cfg(feature = "faults")]
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
