@@ -1,5 +1,5 @@
 //! Owns one endpoint: a bound socket, its accept loop and its connection permits. It never decodes on its own
-//! thread's behalf: a task per connection does ([`connection`]), on one of the decoding arbiters.
+//! thread's behalf: a task per connection does (`connection`), on one of the decoding arbiters.
 //!
 //! A connection outlives the incarnation of the listener that accepted it.
 

@@ -65,7 +65,7 @@ pub struct Sources {
 /// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
 pub type Point = [u64; 4];
 
-/// The last [`HISTORY_POINTS`] points.
+/// The last quarter of an hour.
 #[derive(Debug, Clone, Default)]
 pub struct History(Arc<Mutex<VecDeque<Point>>>);
 
