@@ -26,4 +26,5 @@ mod prometheus;
 mod senders;
 #[cfg(feature = "faults")]
 mod supervision;
+mod tools;
 mod world;

@@ -1,0 +1,134 @@
+//! The tools beside a running daemon: what is in the spool, what was refused, how it is.
+
+use std::process::{Command, Output};
+
+use blueflood_forward::sink::Script;
+use serde_json::Value;
+
+use crate::world::*;
+
+/// Runs a command of the binary.
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nowhere")
+        .output()
+        .unwrap()
+}
+
+/// What a command prints when all goes well.
+fn says(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_spool_is_looked_into_beside_the_daemon() {
+    let world = World::new();
+    world.blueflood.pause();
+    let daemon = world.daemon(&["--metric_prefix", "site"]);
+    daemon.send_lines("kept", 25);
+    daemon.expect_count("/datapoints/in_spool", 25);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+
+    let info = says(&["spool", "info", "--spool", spool]);
+    assert!(info.contains("datapoints    25 in "), "{info}");
+    assert!(info.contains("received 25 = skipped 0 + here 25 + delivered 0"), "{info}");
+    let rows = json_lines(&says(&["spool", "export", "--spool", spool]));
+    assert_eq!(rows.len(), 25);
+    assert!(
+        rows.iter().any(|row| row["metricName"] == "site.kept.24" && row["metricValue"] == 24.0),
+        "{rows:?}"
+    );
+    assert!(says(&["spool", "verify", "--spool", spool]).contains("is whole"));
+
+    world.blueflood.resume().unwrap();
+    daemon.expect_delivered(25);
+}
+
+#[test]
+fn what_was_refused_is_read_sent_again_and_thrown_away() {
+    let world = World::new();
+    world.blueflood.script(Script::parse("refuse(bad.)").unwrap());
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("good", 5);
+    daemon.send_lines("bad", 3);
+    daemon.expect_count("/datapoints/refused", 3);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+
+    let list = says(&["dead-letters", "list", "--spool", spool]);
+    assert!(list.starts_with("3 refused for "), "{list}");
+    let letters = json_lines(&says(&["dead-letters", "export", "--spool", spool]));
+    assert_eq!(letters.len(), 3);
+    assert!(letters.iter().all(|letter| letter["row"]["metricName"].as_str().unwrap().starts_with("bad.")));
+    assert!(letters.iter().all(|letter| !letter["message"].as_str().unwrap().is_empty()), "{letters:?}");
+
+    // One of them is sent again while Blueflood still refuses it: it comes back.
+    let id = letters[0]["id"].to_string();
+    assert!(says(&["dead-letters", "replay", "--id", &id, "--spool", spool]).starts_with("1 datapoints"));
+    let seen = world.blueflood.read(|state| state.requests_seen());
+    assert!(world.blueflood.wait_for(|state| state.requests_seen() > seen, PATIENCE));
+    daemon.expect_count("/datapoints/refused", 3);
+
+    // Then it takes them.
+    world.blueflood.script(Script::new());
+    assert!(says(&["dead-letters", "replay", "--spool", spool]).starts_with("3 datapoints"));
+    daemon.expect_count("/datapoints/refused", 0);
+    daemon.expect_delivered(8);
+    assert!(world.stored().contains_key("bad.2"));
+    assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
+}
+
+#[test]
+fn a_purge_asks_to_be_said_twice() {
+    let world = World::new();
+    world.blueflood.script(Script::parse("refuse(bad.)").unwrap());
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("bad", 2);
+    daemon.expect_count("/datapoints/refused", 2);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    assert!(says(&["dead-letters", "purge", "--spool", spool]).contains("2 dead letters would be gone"));
+    assert!(says(&["dead-letters", "purge", "--yes", "--spool", spool]).contains("2 dead letters are gone"));
+    assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
+    assert_eq!(daemon.count("refused"), 2, "they were refused, and stay counted");
+}
+
+#[test]
+fn the_status_says_by_its_exit_code_how_it_is() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("a", 7);
+    daemon.expect_delivered(7);
+    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let address = url.trim_start_matches("http://").trim_end_matches("/stats").to_owned();
+    let status = says(&["status", "--stats", &address]);
+    assert!(status.contains("delivered 7 + refused 0") && status.ends_with("all is well\n"), "{status}");
+
+    world.blueflood.pause();
+    daemon.send_lines("b", 1);
+    daemon.expect("a closed gate", |stats| stats["forwarder"]["gate"]["open"] == false);
+    let status = run(&["status", "--stats", &address]);
+    assert_eq!(status.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&status.stdout).contains("metrics are kept until Blueflood takes them"));
+
+    drop(daemon.stop());
+    let status = run(&["status", "--stats", &address]);
+    assert_eq!(status.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&status.stderr).contains("no daemon answers at"));
+}
+
+#[test]
+fn a_spool_that_is_not_there_is_said() {
+    let output = run(&["spool", "info", "--spool", "/nowhere/spool.db"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/spool.db: there is no spool"));
+}
