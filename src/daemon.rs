@@ -17,11 +17,12 @@ use actors::core::chunk::Encoding;
 use actors::core::ledger::{Ledger, sum};
 use actors::core::outbox::Limits;
 use actors::core::row::{Encoder, RowSettings};
+use actors::forwarder::post::Target;
 use actors::forwarder::{self, Forwarder};
 use actors::keystone_auth::{self, KeystoneAuth};
 use actors::listener::socket::Bound;
 use actors::listener::{self, Listener};
-use actors::metrics::{History, Metrics, Sources};
+use actors::metrics::{History, Metrics, OwnMetrics, Sources};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{self, Notice, Spool, SpoolThread, WhenFull};
@@ -258,6 +259,7 @@ impl Actors {
                 spool_bytes_max: settings.spool_max,
                 settings: shown,
                 history: History::default(),
+                own: own_metrics(settings, &common),
             };
             let (socket, log) = (ground.stats.clone(), logger.clone());
             let make = move |line| Metrics::new(line, sources.clone(), socket.clone(), log.clone());
@@ -313,6 +315,17 @@ fn last_line(ledger: &mut Ledger, spool_keeps: bool, log: &Logger) -> ExitCode {
     if lost == 0 && ledger.unaccounted() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Its own figures as metrics, if they are wanted, as often as metrics are sent.
+fn own_metrics(settings: &Settings, common: &listener::Common) -> Option<(OwnMetrics, Duration)> {
+    let own = OwnMetrics {
+        prefix: settings.self_metrics.clone(),
+        encoder: common.encoder.clone(),
+        collector: common.collector.clone(),
+        ledger: common.ledger.clone(),
+    };
+    (!settings.self_metrics.is_empty()).then_some((own, settings.interval))
+}
+
 /// Every effective setting as it may be shown to whoever reaches the stats port.
 fn settings_shown(effective: &[Effective]) -> Value {
     let shown = |entry: &Effective| json!({ "key": entry.setting.key, "value": entry.setting.shown(&entry.text), "origin": entry.origin });
@@ -325,6 +338,11 @@ fn decoding_arbiters() -> io::Result<Vec<actix_rt::ArbiterHandle>> {
     (0..cores.saturating_sub(1).max(1)).map(|_| Arbiter::try_new().map(|arbiter| arbiter.handle())).collect()
 }
 
+/// Whom to POST to, and how.
+pub(crate) fn target(settings: &Settings, tls: Arc<ClientConfig>) -> Target {
+    Target { tls, url: ingest_url(settings), timeout: settings.timeout, concurrency: settings.concurrency }
+}
+
 /// Where everything is POSTed to.
 fn ingest_url(settings: &Settings) -> String {
     let base = settings.blueflood.trim_end_matches('/');
@@ -335,14 +353,14 @@ fn payload_bytes_max(settings: &Settings) -> usize {
     usize::try_from(settings.limit).unwrap_or(usize::MAX)
 }
 
-fn encoding(settings: &Settings) -> Encoding {
+pub(crate) fn encoding(settings: &Settings) -> Encoding {
     match settings.compress {
         Compress::Gzip => Encoding::Deflate,
         Compress::None => Encoding::Plain,
     }
 }
 
-fn row_settings(settings: &Settings) -> RowSettings {
+pub(crate) fn row_settings(settings: &Settings) -> RowSettings {
     RowSettings {
         prefix: settings.metric_prefix.clone(),
         ttl_s: settings.ttl,
@@ -376,12 +394,7 @@ fn forwarder_options(
             authenticates: auth.is_some(),
         },
         auth,
-        target: forwarder::Target {
-            tls,
-            url: ingest_url(settings),
-            timeout: settings.timeout,
-            concurrency: settings.concurrency,
-        },
+        target: target(settings, tls),
         encoding: encoding(settings),
     }
 }

@@ -2,7 +2,7 @@
 //! settle what was answered. It never decides: that is [`Outbox`]. It never holds the only copy of a row: that is
 //! in the spool.
 
-mod post;
+pub mod post;
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slog::{Logger, error, info, warn};
 use tokio::sync::oneshot;
 
-pub use self::post::Target;
+use self::post::Target;
 use crate::{
     core::{
         blueflood::Verdict,
@@ -256,25 +256,15 @@ impl Forwarder {
     }
 
     fn note(&self, verdict: &Verdict, took: Duration, bytes: usize) {
-        let error = match verdict {
-            Verdict::Stored | Verdict::StoredExcept(_) | Verdict::Refused(_) => None,
-            Verdict::Unconfirmed => Some("HTTP 202: Blueflood's store timed out".to_owned()),
-            Verdict::StoredExceptUnknown => Some("HTTP 207 with a list that cannot be read".to_owned()),
-            Verdict::Unauthorized => Some("HTTP 401".to_owned()),
-            Verdict::TooLarge => Some("the payload is too large".to_owned()),
-            Verdict::RefusedWhole(text)
-            | Verdict::Misconfigured(text)
-            | Verdict::Unexpected(text)
-            | Verdict::Unavailable { cause: text, .. }
-            | Verdict::NoAnswer { cause: text, .. } => Some(text.clone()),
-        };
+        let passed = matches!(verdict, Verdict::Stored | Verdict::StoredExcept(_) | Verdict::Refused(_));
         self.status.change(|status| {
             status.posts = status.posts.saturating_add(1);
             status.answer_times.observe(took.as_secs_f64(), 1);
             status.bytes_sent = status.bytes_sent.saturating_add(bytes as u64);
-            match error {
-                None => status.last_success = Some(SystemTime::now()),
-                Some(error) => status.last_error = Some((error, SystemTime::now())),
+            if passed {
+                status.last_success = Some(SystemTime::now());
+            } else {
+                status.last_error = Some((verdict.words(), SystemTime::now()));
             }
         });
     }

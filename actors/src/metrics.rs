@@ -2,6 +2,7 @@
 //! what they share with it, and never wait for it.
 
 mod http;
+mod own;
 mod view;
 
 use std::{
@@ -14,13 +15,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, MessageResult};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, MessageResult, WrapFuture};
 use actix_web::dev::ServerHandle;
 use slog::{Logger, error};
 use tokio::sync::watch;
 
-pub use self::view::View;
+pub use self::{own::OwnMetrics, view::View};
 use crate::{
+    collector::MetricFrame,
     faults,
     forwarder::SharedStatus,
     keystone_auth,
@@ -60,6 +62,8 @@ pub struct Sources {
     pub settings: serde_json::Value,
     /// The last minutes; it outlives the incarnations.
     pub history: History,
+    /// Its own figures as metrics, and how often, if they are wanted.
+    pub own: Option<(OwnMetrics, Duration)>,
 }
 
 /// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
@@ -101,12 +105,58 @@ pub struct Metrics {
     socket: Option<Arc<TcpListener>>,
     log: Logger,
     server: Option<ServerHandle>,
+    /// Its own figures are on their way into the collector.
+    sending_own: bool,
 }
 
 impl Metrics {
     /// A view of `sources`, served on `socket`.
     pub fn new(line: Lifeline, sources: Sources, socket: Option<Arc<TcpListener>>, log: Logger) -> Self {
-        Self { _line: line, sources, socket, log, server: None }
+        Self { _line: line, sources, socket, log, server: None, sending_own: false }
+    }
+
+    /// All figures as they are now.
+    fn view(&self) -> View {
+        let Sources {
+            spool,
+            forwarder,
+            keystone,
+            listeners,
+            vitals,
+            log_records_lost,
+            started,
+            stop,
+            spool_bytes_max,
+            ..
+        } = &self.sources;
+        View {
+            ledger: spool.ledger().snapshot(),
+            spool: spool.status(),
+            forwarder: forwarder.snapshot(),
+            keystone: keystone
+                .as_ref()
+                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
+            actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
+            log_records_lost: log_records_lost.load(Ordering::Relaxed),
+            uptime: started.elapsed(),
+            stopping: *stop.borrow(),
+            spool_bytes_max: *spool_bytes_max,
+        }
+    }
+
+    /// Sends its own figures on the way of all metrics.
+    fn send_own(&mut self, ctx: &mut Context<Self>) {
+        let Some((own, _)) = &self.sources.own else { return };
+        if std::mem::replace(&mut self.sending_own, true) {
+            return;
+        }
+        let now_ms = i64::try_from(view::time_ms(SystemTime::now())).unwrap_or(i64::MAX);
+        let frame = own.frame(&self.view(), now_ms);
+        let collector = own.collector.clone();
+        // Not within this actor's context: its end must not lose what is already counted.
+        let sent = actix_rt::spawn(async move { collector.ask(|| MetricFrame(frame.clone())).await });
+        ctx.spawn(sent.into_actor(self).map(|_, metrics, _| metrics.sending_own = false));
     }
 
     fn serve(&mut self, ctx: &Context<Self>) -> std::io::Result<()> {
@@ -129,6 +179,9 @@ impl Actor for Metrics {
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Err(error) = self.serve(ctx) {
             error!(self.log, "the stats port cannot be served"; "error" => %error);
+        }
+        if let Some((_, every)) = &self.sources.own {
+            ctx.run_interval(*every, Self::send_own);
         }
         ctx.run_interval(HISTORY_EVERY, |metrics, _| {
             let ledger = metrics.sources.spool.ledger().snapshot();
@@ -156,32 +209,7 @@ impl Handler<Snapshot> for Metrics {
 
     fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
         faults::point("metrics.snapshot");
-        let Sources {
-            spool,
-            forwarder,
-            keystone,
-            listeners,
-            vitals,
-            log_records_lost,
-            started,
-            stop,
-            spool_bytes_max,
-            ..
-        } = &self.sources;
-        MessageResult(View {
-            ledger: spool.ledger().snapshot(),
-            spool: spool.status(),
-            forwarder: forwarder.snapshot(),
-            keystone: keystone
-                .as_ref()
-                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-            listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
-            actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
-            log_records_lost: log_records_lost.load(Ordering::Relaxed),
-            uptime: started.elapsed(),
-            stopping: *stop.borrow(),
-            spool_bytes_max: *spool_bytes_max,
-        })
+        MessageResult(self.view())
     }
 }
 

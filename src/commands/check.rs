@@ -1,12 +1,13 @@
 //! Owns `blueflood-forward check`: every setting that counts, where it comes from, and all that is wrong with them.
-//! Never starts anything, never shows a secret.
+//! Never starts the daemon, never shows a secret.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use actors::tls::Outgoing;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::connect;
 use crate::cli;
 use crate::settings::{self, Effective, Settings, Surroundings};
 
@@ -15,7 +16,23 @@ pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
         .args(settings::arguments())
-        .after_help("Exit status: 0 if the daemon could run with these settings, 2 if not, 1 if a file that they name is wrong.")
+        .arg(
+            Arg::new("connect")
+                .long("connect")
+                .action(ArgAction::SetTrue)
+                .help("Reach Keystone and Blueflood too, and say what to change if that fails"),
+        )
+        .arg(
+            Arg::new("send")
+                .long("send")
+                .action(ArgAction::SetTrue)
+                .requires("connect")
+                .help("With --connect: send one datapoint, blueflood-forward.check, all the way"),
+        )
+        .after_help(
+            "Exit status: 0 if the daemon could run with these settings, 2 if not, 1 if a file that they name is wrong\n\
+             or, with --connect, what they name cannot be reached.",
+        )
 }
 
 /// Prints settings to standard output, warnings and errors to standard error.
@@ -34,7 +51,10 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
             match Outgoing::new(&loaded.settings.tls()) {
                 Ok(outgoing) => {
                     cli::complain("warning", outgoing.warning.filter(|_| loaded.settings.uses_tls()));
-                    ExitCode::SUCCESS
+                    match given.get_flag("connect") {
+                        true => connect::run(&loaded.settings, outgoing.config, given.get_flag("send")),
+                        false => ExitCode::SUCCESS,
+                    }
                 }
                 Err(error) => {
                     cli::complain("error", [error]);

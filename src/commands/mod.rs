@@ -1,7 +1,8 @@
 //! The commands beside the daemon itself, one file each: `command()` describes it to clap, `run()` does it.
-//! None of them ever starts an actor.
+//! None of them ever starts the daemon.
 
 pub mod check;
+pub mod connect;
 pub mod dead_letters;
 pub mod send;
 pub mod sink;

@@ -305,6 +305,10 @@ settings! {
     stats: Option<SocketAddr> = read::stats, {
         group: Group::Seen, value: "ADDRESS", default: "127.0.0.1:8004", empty: "off",
     }
+    /// Send its own figures as metrics too, as often as others, with this and a dot before their names.
+    self_metrics: String = read::text, {
+        group: Group::Seen, value: "PREFIX", empty: "off",
+    }
     /// The least important messages to log.
     log_level: slog::Level = choice(read::LOG_LEVELS), {
         group: Group::Seen, value: "trace|debug|info|warning|error|critical", default: "info",

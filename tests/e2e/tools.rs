@@ -132,3 +132,30 @@ fn a_spool_that_is_not_there_is_said() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/spool.db: there is no spool"));
 }
+
+#[test]
+fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
+    let world = World::new();
+    let url = world.blueflood.url();
+    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--connect"];
+    assert!(says(&check).contains("Blueflood  answers"));
+    assert!(world.stored().is_empty());
+    assert!(says(&[&check[..], &["--send", "-p", "site"]].concat()).contains("stored a datapoint"));
+    assert_eq!(world.stored()["site.blueflood-forward.check"], 1.0);
+
+    world.blueflood.pause();
+    let output = run(&check);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("check --blueflood"), "{output:?}");
+}
+
+#[test]
+fn its_own_figures_come_as_metrics_by_its_own_way() {
+    let world = World::new();
+    let daemon = world.daemon(&["--self_metrics", "own.forward"]);
+    daemon.send_lines("a", 3);
+    let there = |name: &str| world.stored().contains_key(name);
+    assert!(until(|| there("own.forward.datapoints.delivered") && there("a.2")), "{:?}", world.stored());
+    assert!(there("own.forward.spool.used_bytes"));
+    daemon.expect("an exact ledger", |stats| stats["datapoints"]["unaccounted"] == 0);
+}

@@ -57,6 +57,29 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// What it is, in words for an operator.
+    pub fn words(&self) -> String {
+        let named = |errors: &[RowError]| match errors.first() {
+            Some(error) => format!("refused for {}: {}", error.field, error.message),
+            None => "refused".to_owned(),
+        };
+        match self {
+            Verdict::Stored => "stored".to_owned(),
+            Verdict::Unconfirmed => "HTTP 202: Blueflood's store timed out".to_owned(),
+            Verdict::StoredExcept(errors) | Verdict::Refused(errors) => named(errors),
+            Verdict::StoredExceptUnknown => "HTTP 207 with a list that cannot be read".to_owned(),
+            Verdict::Unauthorized => "HTTP 401: the token is missing, wrong or out of date".to_owned(),
+            Verdict::TooLarge => "the payload is too large".to_owned(),
+            Verdict::RefusedWhole(text)
+            | Verdict::Misconfigured(text)
+            | Verdict::Unexpected(text)
+            | Verdict::Unavailable { cause: text, .. }
+            | Verdict::NoAnswer { cause: text, .. } => text.clone(),
+        }
+    }
+}
+
 /// One row that Blueflood names in an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowError {

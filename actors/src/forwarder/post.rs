@@ -101,6 +101,18 @@ pub async fn post(
     }
 }
 
+/// GETs a URL, as a probe that changes nothing: the status.
+///
+/// # Errors
+/// Why there was no answer, in words for an operator.
+pub async fn reach(client: &Client, url: &str, patience: Duration) -> Result<u16, String> {
+    match tokio::time::timeout(patience, client.get(url).send()).await {
+        Ok(Ok(response)) => Ok(response.status().as_u16()),
+        Ok(Err(error)) => Err(tls::explain(&error)),
+        Err(_) => Err(format!("no answer within {} s", patience.as_secs_f64())),
+    }
+}
+
 async fn attempt(
     client: &Client,
     target: &Target,

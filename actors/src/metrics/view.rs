@@ -41,7 +41,7 @@ pub struct View {
 pub(super) struct Listener {
     endpoint: String,
     protocol: String,
-    connections: usize,
+    pub(super) connections: usize,
     accepted: u64,
     datapoints: u64,
     kernel_drops: u64,

@@ -1,0 +1,137 @@
+//! Owns `blueflood-forward check --connect`: whether Keystone and Blueflood can be reached with these settings, and what
+//! to change if not. It sends a datapoint only when it is told to.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix::System;
+use actix_rt::Arbiter;
+use actors::core::blueflood::Verdict;
+use actors::core::chunk::Sealer;
+use actors::core::datapoint::Datapoint;
+use actors::core::payload;
+use actors::core::row::{Encoder, Rows};
+use actors::forwarder::post::{self, Target};
+use actors::keystone_auth::{self, GetToken, KeystoneAuth, Token};
+use actors::supervisor::{Storms, Supervised};
+use rustls::ClientConfig;
+use slog::{Discard, Logger, o};
+use tokio::sync::mpsc;
+
+use super::{complain, say};
+use crate::daemon;
+use crate::settings::Settings;
+
+/// How long an answer to a mere probe may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The name of the datapoint that `--send` sends, behind the prefix.
+const NAME: &[u8] = b"blueflood-forward.check";
+
+/// Tries each of them in the order in which the daemon needs them.
+pub fn run(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> ExitCode {
+    if System::new().block_on(all(settings, tls, send)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> bool {
+    let (token, granted) = keystone(settings, tls.clone()).await;
+    let target = daemon::target(settings, tls);
+    if !blueflood(settings, &target).await || !granted {
+        return false;
+    }
+    !send || datapoint(settings, &target, token.as_deref()).await
+}
+
+/// Asks Keystone for a token, if there are credentials; whether nothing stands in the way of a request.
+async fn keystone(settings: &Settings, tls: Arc<ClientConfig>) -> (Option<Arc<Token>>, bool) {
+    let Some((account, key)) = settings.credentials() else {
+        say("Keystone   not asked: no user is set");
+        return (None, true);
+    };
+    let log = Logger::root(Discard, o!());
+    let status = keystone_auth::SharedStatus::default();
+    let auth_url = settings.auth_url.clone();
+    let options = keystone_auth::Options { account, key, auth_url, tls, status, log: log.clone() };
+    let (fatal, _) = mpsc::channel(1);
+    let make = move |line| KeystoneAuth::new(options.clone(), line);
+    let actor = Supervised::start("keystone", Arbiter::current(), Storms::new(0, fatal), log, make);
+    match actor.link().ask(|| GetToken).await {
+        Ok(Ok(token)) => {
+            say(format_args!("Keystone   gives a token ({})", settings.auth_url));
+            (Some(token), true)
+        }
+        Ok(Err(no)) => {
+            let what = if no.refused { "refuses the credentials" } else { "gives no token" };
+            complain(format_args!(
+                "error: Keystone {what} ({}): {}; check --user, --key or --key_file, --auth_type and --auth_url",
+                settings.auth_url, no.cause
+            ));
+            (None, false)
+        }
+        Err(gone) => {
+            complain(format_args!("error: Keystone could not be asked: {gone}"));
+            (None, false)
+        }
+    }
+}
+
+/// Whether Blueflood answers at all: `GET /v2.0` touches nothing there (`shared/contract/blueflood.md`, 2.9).
+async fn blueflood(settings: &Settings, target: &Target) -> bool {
+    let url = format!("{}/v2.0", settings.blueflood.trim_end_matches('/'));
+    match post::reach(&post::client(target), &url, PATIENCE).await {
+        Ok(200) => {
+            say(format_args!("Blueflood  answers ({url})"));
+            true
+        }
+        Ok(status) => {
+            complain(format_args!(
+                "error: something answers at {url}, but not as Blueflood does: HTTP {status}; check --blueflood"
+            ));
+            false
+        }
+        Err(cause) => {
+            complain(format_args!(
+                "error: nothing answers at {url}: {cause}; check --blueflood, and that it runs"
+            ));
+            false
+        }
+    }
+}
+
+/// Sends one datapoint on the very way that the daemon's go.
+async fn datapoint(settings: &Settings, target: &Target, token: Option<&Token>) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut rows = Rows::default();
+    let datapoint = Datapoint { name: NAME, timestamp: now.as_secs_f64(), value: 1.0 };
+    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    if let Err(skipped) = Encoder::new(&daemon::row_settings(settings)).encode(&datapoint, now_ms, &mut rows)
+    {
+        complain(format_args!(
+            "error: the datapoint cannot be sent: {}; check --metric_prefix and --limit",
+            skipped.label()
+        ));
+        return false;
+    }
+    let encoding = daemon::encoding(settings);
+    let chunk = Sealer::new(encoding).seal(rows.as_ref());
+    let verdict = match payload::compose(&[chunk], encoding) {
+        Ok(body) => post::post(&post::client(target), target, token, encoding, body).await,
+        Err(damaged) => Verdict::RefusedWhole(damaged.to_string()),
+    };
+    let name = String::from_utf8_lossy(NAME);
+    match verdict {
+        Verdict::Stored => {
+            say(format_args!("Blueflood  stored a datapoint {name} ({})", target.url));
+            true
+        }
+        other => {
+            complain(format_args!(
+                "error: Blueflood did not store a datapoint {name} ({}): {}; check --tenant, the credentials and --ttl",
+                target.url,
+                other.words()
+            ));
+            false
+        }
+    }
+}
