@@ -95,7 +95,8 @@ impl Ground {
         }
         let bind = |endpoint| {
             let socket = Bound::bind(endpoint).map_err(|error| error.to_string())?;
-            let desk = Listener::desk(&socket, endpoint.protocol_or(settings.protocol));
+            let desk =
+                Listener::desk(&socket, endpoint.protocol_or(settings.protocol), endpoint.allow.clone());
             Ok::<_, String>((Arc::new(socket), desk))
         };
         let sockets = settings.endpoint.iter().map(bind).collect::<Result<_, _>>()?;

@@ -7,6 +7,7 @@ mod connection;
 mod datagrams;
 mod intake;
 pub mod socket;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +26,10 @@ use slog::{Logger, error, info, o, warn};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use self::socket::{Accepted, Bound};
+use self::socket::{Accepted, Bound, Peer};
 use crate::{
     collector::MetricFrame,
-    core::{datapoint::Reason, protocol::Protocol, row::Encoder},
+    core::{datapoint::Reason, networks::Networks, protocol::Protocol, row::Encoder},
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
@@ -49,6 +50,9 @@ const ACCEPT_AT_STOP_MAX: Duration = Duration::from_secs(2);
 
 /// How often one reason of malformed input is said in the log, for one endpoint.
 const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
+
+/// What is said of a sender outside the networks of its endpoint.
+const NOT_ALLOWED: &str = "it is in none of the networks that allow= names";
 
 /// What all listeners share.
 #[derive(Clone)]
@@ -82,6 +86,8 @@ pub struct Desk {
     pub endpoint: String,
     /// What is spoken on it.
     pub protocol: Protocol,
+    /// Who may send here.
+    pub allow: Networks,
     /// Connections open now.
     pub connections: AtomicUsize,
     /// Connections ever accepted.
@@ -123,6 +129,15 @@ impl Desk {
         entry.said = Some(Instant::now());
         Some(std::mem::take(&mut entry.unsaid))
     }
+
+    /// Counts a sender that is turned away, and says why at a bounded rate: it will soon be back.
+    fn turn_away(&self, common: &Common, reason: Reason, peer: &dyn Display, sample: &[u8], cause: &str) {
+        common.ledger.change(|ledger| ledger.malformed(reason.label()));
+        if let Some(unsaid) = self.note_malformed(reason, peer, sample) {
+            warn!(common.log, "a sender is turned away"; "reason" => reason.label(), "peer" => %peer, "cause" => cause,
+                "sample" => %sample.escape_ascii(), "unsaid_before" => unsaid);
+        }
+    }
 }
 
 /// The actor.
@@ -140,10 +155,11 @@ impl Listener {
     }
 
     /// What a listener on `socket` looks like from outside.
-    pub fn desk(socket: &Bound, protocol: Protocol) -> Arc<Desk> {
+    pub fn desk(socket: &Bound, protocol: Protocol, allow: Networks) -> Arc<Desk> {
         Arc::new(Desk {
             endpoint: socket.to_string(),
             protocol,
+            allow,
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             datapoints: AtomicU64::new(0),
@@ -204,6 +220,12 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
         match accepted {
             Ok((stream, peer)) => {
                 desk.accepted.fetch_add(1, Ordering::Relaxed);
+                if let Peer::At(address) = peer
+                    && !desk.allow.allow(address.ip())
+                {
+                    desk.turn_away(&common, Reason::NotAllowed, &peer, b"", NOT_ALLOWED);
+                    continue;
+                }
                 let (desk, common) = (desk.clone(), common.clone());
                 let Some(arbiter) = next_arbiter.next() else { return };
                 let reader = common.readers.token();
@@ -240,15 +262,31 @@ async fn stopped(stop: &mut watch::Receiver<bool>, accept_until: &mut Option<Ins
     }
 }
 
-async fn serve(stream: Accepted, peer: String, desk: &Arc<Desk>, common: &Common) -> io::Result<()> {
+async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) -> io::Result<()> {
     match stream {
         Accepted::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            connection::serve(stream, peer, desk, common).await
+            connection::serve(stream, peer.to_string(), desk, common).await
+        }
+        Accepted::Tls(stream, identity) => {
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            let stream = match tls::handshake(stream, &identity, common).await {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return Ok(()),
+                Err(tls::Failed { cause, sample }) => {
+                    desk.turn_away(common, Reason::TlsHandshake, &peer, &sample, &cause);
+                    return Ok(());
+                }
+            };
+            match connection::serve(stream, peer.to_string(), desk, common).await {
+                // Many senders just close, without TLS's own goodbye. Whatever that cut short has been counted.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+                served => served,
+            }
         }
         Accepted::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, peer, desk, common).await
+            connection::serve(stream, peer.to_string(), desk, common).await
         }
     }
 }

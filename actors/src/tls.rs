@@ -98,7 +98,8 @@ impl Outgoing {
     }
 }
 
-fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+/// The certificates in a file; what is wrong with it is said by the name of its setting.
+pub(crate) fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match certificates.map_err(|error| wrong(setting, path, in_words(&error)))? {
         none if none.is_empty() => Err(wrong(setting, path, "holds no certificate in PEM")),
@@ -106,11 +107,13 @@ fn certificates(setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static
     }
 }
 
-fn wrong(setting: &str, path: &Path, why: impl std::fmt::Display) -> String {
+/// What is wrong with the file of a setting.
+pub(crate) fn wrong(setting: &str, path: &Path, why: impl std::fmt::Display) -> String {
     format!("{setting} {}: {why}", path.display())
 }
 
-fn in_words(error: &pem::Error) -> String {
+/// Why a file could not be read, without quoting from it.
+pub(crate) fn in_words(error: &pem::Error) -> String {
     match error {
         pem::Error::Io(error) => format!("can't be read: {error}"),
         pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),

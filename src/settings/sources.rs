@@ -276,8 +276,21 @@ fn several(setting: &Setting, text: &str) -> String {
     if !setting.list {
         return text.to_owned();
     }
-    let values = text.split(|character: char| character == ',' || character.is_whitespace());
-    values.filter(|value| !value.is_empty()).collect::<Vec<_>>().join("\n")
+    let mut values = String::new();
+    for word in text.split_whitespace() {
+        let mut before = "\n";
+        for value in word.split(',').filter(|value| !value.is_empty()) {
+            // The comma of `allow=10.0.0.0/8,127.0.0.1` is the endpoint's own: no network looks like `tcp:`.
+            let kind = value.split_once(':').map_or("", |(kind, _)| kind);
+            let begins = kind.starts_with(|first: char| first.is_ascii_alphabetic())
+                && kind.chars().all(|character| character.is_ascii_alphanumeric());
+            let goes_on = !begins && values.rsplit('\n').next().is_some_and(|last| last.contains(":allow="));
+            values.push_str(if goes_on && before == "," { "," } else { "\n" });
+            values.push_str(value);
+            before = ",";
+        }
+    }
+    values.trim_start().to_owned()
 }
 
 /// A value of a typed file as text.

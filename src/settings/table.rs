@@ -149,8 +149,10 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where metrics come in: tcp:2004, tcp:port=2004:interface=127.0.0.1:backlog=100, tcp6:2004, udp:2003 or
-    /// unix:/path:mode=660, each with :protocol=line, pickle or auto if it differs from --protocol. May be repeated.
+    /// Where metrics come in: tcp:2004, tcp:port=2004:interface=127.0.0.1:backlog=100, tcp6:2004, udp:2003,
+    /// unix:/path:mode=660 or tls:2004:privateKey=key.pem:certKey=cert.pem:caCerts=ca.pem, each with :protocol=line,
+    /// pickle or auto if it differs from --protocol, and :allow=10.0.0.0/8,127.0.0.1 if not everyone may send. May be
+    /// repeated.
     endpoint: Vec<Endpoint> = read::endpoints, {
         group: Group::In, short: Some('e'), value: "ENDPOINT", default: "tcp:2004", list: true,
     }

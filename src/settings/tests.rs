@@ -168,6 +168,14 @@ fn endpoints_are_a_list_in_every_source() {
     ] {
         assert_eq!(user.settings().endpoint, expected);
     }
+    let networks = "tcp:2004:allow=10.0.0.0/8,fd00\\:\\:/8,127.0.0.1:backlog=9";
+    let expected = endpoints(&[networks, r"udp:2003:allow=\:\:1", "tcp:2005"]);
+    for separator in [",", ", ", " "] {
+        let list = [networks, r"udp:2003:allow=\:\:1", "tcp:2005"].join(separator);
+        let text = format!("[blueflood_carbon_forwarder]\nendpoint={list}\n");
+        assert_eq!(User::writes("/x.ini", &text).settings().endpoint, expected, "{list}");
+        assert_eq!(User::types("").sets("BLUEFLOOD_FORWARD_ENDPOINT", &list).settings().endpoint, expected);
+    }
     let spaced = User::types("-e").and_types("unix:/a b, c").settings();
     assert_eq!(spaced.endpoint, endpoints(&["unix:/a b, c"]));
     assert!(User::types("-e tcp:2004 -e tcp:2004:protocol=line").problem().contains("given twice"));

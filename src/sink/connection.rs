@@ -123,6 +123,10 @@ async fn ingest(
     tenancy: Tenancy,
     shared: &Shared,
 ) -> io::Result<After> {
+    if let Some(status) = (shared.door)(&received) {
+        shared.change(|state| state.record(received));
+        return send(client, head, &Answer::empty(status)).await;
+    }
     let body = received.body.clone();
     let body = String::from_utf8_lossy(&body);
     let Plan { act, stored } = shared.change(|state| state.script.take(&body));

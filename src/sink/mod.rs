@@ -58,6 +58,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The time in milliseconds since the epoch, by which Blueflood's window is judged.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
+/// What stands before Blueflood, as the proxy does that asks Keystone: the status that an ingest request gets instead
+/// of Blueflood's answer, if any. The stand-in waits for it, so it may take its time.
+pub type Door = Arc<dyn Fn(&Received) -> Option<u16> + Send + Sync>;
+
 /// How a stand-in is set up.
 #[derive(Clone)]
 pub struct Options {
@@ -67,11 +71,18 @@ pub struct Options {
     pub points_max: usize,
     /// Bytes of requests remembered for [`State::requests`]. Default: 64 MiB.
     pub received_bytes_max: usize,
+    /// Who lets requests in. Default: all come in.
+    pub door: Door,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { clock: Arc::new(system_ms), points_max: 1_000_000, received_bytes_max: 64 << 20 }
+        Options {
+            clock: Arc::new(system_ms),
+            points_max: 1_000_000,
+            received_bytes_max: 64 << 20,
+            door: Arc::new(|_| None),
+        }
     }
 }
 
@@ -105,6 +116,7 @@ impl Sink {
             state: Mutex::new(State::new(points_max, options.received_bytes_max)),
             changed: Condvar::new(),
             clock: options.clock,
+            door: options.door,
         });
         let (commands, inbox) = mpsc::unbounded_channel();
         let serving = shared.clone();
@@ -218,6 +230,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     clock: Clock,
+    door: Door,
 }
 
 impl Shared {

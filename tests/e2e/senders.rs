@@ -273,6 +273,6 @@ fn each_endpoint_speaks_its_own_protocol() {
     let mut wrong = daemon.connect();
     wrong.write_all(lines("wrong", 1).as_bytes()).unwrap();
     expect_closed(&mut wrong);
-    let said = daemon.expect_said("closing a connection");
+    let said = daemon.expect_said("a sender is turned away");
     assert!(said["cause"].as_str().unwrap().contains("set :protocol=auto"), "{said}");
 }

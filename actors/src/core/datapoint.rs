@@ -76,4 +76,8 @@ reasons! {
     ItemNumber = "item_number",
     /// A name longer than Blueflood can store.
     NameTooLong = "name_too_long",
+    /// A connection that is encrypted where it must not be, or is not where it must, or whose handshake failed.
+    TlsHandshake = "tls_handshake",
+    /// A connection or datagram of a sender outside the endpoint's networks.
+    NotAllowed = "not_allowed",
 }

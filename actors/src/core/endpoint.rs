@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::networks::Networks;
 use super::protocol::Protocol;
 
 /// How many connections the kernel may hold for us before we accept them. Twisted's default is 50: when a relay comes
@@ -23,6 +24,20 @@ pub struct Endpoint {
     pub transport: Transport,
     /// What is spoken there, if it was said; see [`Endpoint::protocol_or`].
     pub protocol: Option<Protocol>,
+    /// Who may send there.
+    pub allow: Networks,
+}
+
+/// The files of an encrypted endpoint, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// `privateKey=`.
+    pub private_key: PathBuf,
+    /// `certKey=`: our certificate, and those between it and a root. As Twisted has it, without one it stands in the
+    /// file of the private key.
+    pub cert_key: PathBuf,
+    /// `caCerts=`: who signs the certificates that senders must show; without it they need none.
+    pub ca_certs: Option<PathBuf>,
 }
 
 /// A socket to bind.
@@ -34,6 +49,15 @@ pub enum Transport {
         address: SocketAddr,
         /// Connections that may wait to be accepted.
         backlog: u32,
+    },
+    /// A TCP port that speaks TLS and nothing else.
+    Tls {
+        /// The address to bind; port 0 lets the kernel choose.
+        address: SocketAddr,
+        /// Connections that may wait to be accepted.
+        backlog: u32,
+        /// Who we are there, and who may come.
+        files: TlsFiles,
     },
     /// A UDP port: each datagram holds whole lines.
     Udp {
@@ -88,11 +112,25 @@ impl FromStr for Endpoint {
                 mode: arguments.mode()?,
                 backlog: arguments.backlog()?,
             },
-            kind @ ("ssl" | "tls" | "systemd") => {
-                return Err(format!("{kind}: is not supported yet: write tcp:, udp: or unix:"));
+            "tls" | "ssl" => Transport::Tls {
+                address: arguments.address(Ipv4Addr::UNSPECIFIED.into())?,
+                backlog: arguments.backlog()?,
+                files: arguments.tls_files()?,
+            },
+            "systemd" => {
+                return Err("systemd: is not supported: write tcp:, tls:, udp: or unix:".to_owned());
             }
             port if port.parse::<u16>().is_ok() => return Err(format!("a bare port: write tcp:{port}")),
-            kind => return Err(format!("{kind:?} is no kind of endpoint: write tcp:, tcp6:, udp: or unix:")),
+            kind => {
+                return Err(format!(
+                    "{kind:?} is no kind of endpoint: write tcp:, tcp6:, tls:, udp: or unix:"
+                ));
+            }
+        };
+        let allow = match &transport {
+            // Who may open its file is said by mode=, so that allow= is refused with the rest that means nothing.
+            Transport::Unix { .. } => Networks::default(),
+            _ => arguments.take("allow").map(|text| text.parse()).transpose()?.unwrap_or_default(),
         };
         let protocol = arguments.take("protocol").map(|name| name.parse()).transpose()?;
         if matches!((&transport, protocol), (Transport::Udp { .. }, Some(Protocol::Pickle | Protocol::Auto)))
@@ -100,7 +138,7 @@ impl FromStr for Endpoint {
             return Err("datagrams carry lines only: leave protocol out, or use tcp: for pickle".to_owned());
         }
         arguments.finish()?;
-        Ok(Self { transport, protocol })
+        Ok(Self { transport, protocol, allow })
     }
 }
 
@@ -111,6 +149,16 @@ impl fmt::Display for Endpoint {
             Transport::Tcp { address, backlog } => {
                 let kind = if address.is_ipv4() { "tcp" } else { "tcp6" };
                 write_address(f, kind, address, address.ip().is_unspecified())?;
+                write_backlog(f, *backlog)?;
+            }
+            Transport::Tls { address, backlog, files: TlsFiles { private_key, cert_key, ca_certs } } => {
+                write_address(f, "tls", address, address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))?;
+                let mut file = |name, path: &Path| write!(f, ":{name}={}", escape(&path.to_string_lossy()));
+                file("privateKey", private_key)?;
+                if cert_key != private_key {
+                    file("certKey", cert_key)?;
+                }
+                ca_certs.as_deref().map_or(Ok(()), |path| file("caCerts", path))?;
                 write_backlog(f, *backlog)?;
             }
             // There is no udp6: the family is told by the interface, so an IPv6 wildcard must be written.
@@ -124,6 +172,9 @@ impl fmt::Display for Endpoint {
                 }
                 write_backlog(f, *backlog)?;
             }
+        }
+        if !self.allow.is_everyone() {
+            write!(f, ":allow={}", escape(&self.allow.to_string()))?;
         }
         self.protocol.map_or(Ok(()), |protocol| write!(f, ":protocol={protocol}"))
     }
@@ -225,6 +276,18 @@ impl Arguments {
         self.take_first("address", "unix:/run/blueflood-forward/metrics.sock").map(PathBuf::from)
     }
 
+    fn tls_files(&mut self) -> Result<TlsFiles, String> {
+        let mut file = |name| self.take(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let (private_key, cert_key, ca_certs) = (file("privateKey"), file("certKey"), file("caCerts"));
+        let private_key = private_key.ok_or_else(|| {
+            format!(
+                "has no privateKey: write for example {}:2004:privateKey=key.pem:certKey=cert.pem",
+                self.kind
+            )
+        })?;
+        Ok(TlsFiles { cert_key: cert_key.unwrap_or_else(|| private_key.clone()), private_key, ca_certs })
+    }
+
     fn mode(&mut self) -> Result<u32, String> {
         let Some(mode) = self.take("mode") else { return Ok(MODE_DEFAULT) };
         match u32::from_str_radix(&mode, 8) {
@@ -248,6 +311,14 @@ impl Arguments {
                 "lockfile" => {
                     "lockfile= has no use here: a dead daemon's socket file is noticed without one".to_owned()
                 }
+                "extraCertChain" => {
+                    "extraCertChain= is not read: append what is in that file to the file of certKey="
+                        .to_owned()
+                }
+                "sslmethod" | "dhParameters" => {
+                    format!("{name}= has no use here: TLS 1.2 and 1.3 are spoken, with safe keys")
+                }
+                "allow" => "allow= means nothing for unix: endpoints: mode= says who may send".to_owned(),
                 _ => format!("{name}= means nothing for {}: endpoints", self.kind),
             });
         }
@@ -280,6 +351,15 @@ mod tests {
         Transport::Unix { path: path.into(), mode, backlog: BACKLOG_DEFAULT }
     }
 
+    fn tls(address: &str, private_key: &str, cert_key: &str, ca_certs: Option<&str>) -> Transport {
+        let files = TlsFiles {
+            private_key: private_key.into(),
+            cert_key: cert_key.into(),
+            ca_certs: ca_certs.map(PathBuf::from),
+        };
+        Transport::Tls { address: address.parse().unwrap(), backlog: BACKLOG_DEFAULT, files }
+    }
+
     #[test]
     fn reads_what_the_original_took() {
         for (text, transport) in [
@@ -294,8 +374,18 @@ mod tests {
             (r"unix:/with\:colon", unix("/with:colon", 0o666)),
             ("unix:/with space", unix("/with space", 0o666)),
             ("udp:2003", Transport::Udp { address: "0.0.0.0:2003".parse().unwrap() }),
+            (
+                "ssl:2004:privateKey=k.pem:certKey=c.pem:interface=127.0.0.1",
+                tls("127.0.0.1:2004", "k.pem", "c.pem", None),
+            ),
+            ("ssl:port=2004:privateKey=both.pem", tls("0.0.0.0:2004", "both.pem", "both.pem", None)),
+            (
+                r"tls:2004:privateKey=/a\:b:certKey=c:caCerts=ca.pem:interface=\:\:",
+                tls("[::]:2004", "/a:b", "c", Some("ca.pem")),
+            ),
         ] {
-            assert_eq!(text.parse(), Ok(Endpoint { transport, protocol: None }), "{text}");
+            let allow = Networks::default();
+            assert_eq!(text.parse(), Ok(Endpoint { transport, protocol: None, allow }), "{text}");
         }
     }
 
@@ -313,8 +403,8 @@ mod tests {
     fn what_is_wrong_is_said_with_what_to_write() {
         for (text, advice) in [
             ("2004", "write tcp:2004"),
-            ("", "write tcp:, tcp6:, udp: or unix:"),
-            ("foo:2004", "write tcp:, tcp6:, udp: or unix:"),
+            ("", "write tcp:, tcp6:, tls:, udp: or unix:"),
+            ("foo:2004", "write tcp:, tcp6:, tls:, udp: or unix:"),
             ("tcp", "has no port: write for example tcp:2004"),
             ("tcp:", "has no port"),
             ("tcp:99999", "a number from 0 to 65535"),
@@ -331,9 +421,14 @@ mod tests {
             ("unix:/path:lockfile=0", "no use here"),
             ("udp:2003:protocol=pickle", "datagrams carry lines only"),
             ("tcp:2004:protocol=Nonsense", "pickle, line or auto"),
-            ("ssl:2004:privateKey=k.pem", "not supported yet"),
-            ("tls:2004", "not supported yet"),
-            ("systemd:domain=INET:index=0", "not supported yet"),
+            ("ssl:2004", "write for example ssl:2004:privateKey=key.pem:certKey=cert.pem"),
+            ("tls:2004:certKey=c.pem", "has no privateKey"),
+            ("ssl:2004:privateKey=k.pem:sslmethod=SSLv3_METHOD", "TLS 1.2 and 1.3"),
+            ("ssl:2004:privateKey=k.pem:extraCertChain=x.pem", "to the file of certKey="),
+            ("tcp:2004:privateKey=k.pem", "privateKey= means nothing for tcp:"),
+            ("tcp:2004:allow=10.0.0.0/33", "is no network"),
+            ("unix:/path:allow=10.0.0.0/8", "mode= says who may send"),
+            ("systemd:domain=INET:index=0", "not supported"),
         ] {
             let error = text.parse::<Endpoint>().expect_err(text);
             assert!(error.contains(advice), "{text}: {error}");
@@ -348,16 +443,30 @@ mod tests {
 
         #[test]
         fn what_is_written_reads_back(
-            kind in 0..4u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
-            backlog in 1..5000u32, protocol in prop::option::of(prop::sample::select(&[Protocol::Line][..])),
+            kind in 0..5u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
+            backlog in 1..5000u32, ca_certs in prop::option::of("[ -~]{1,9}"), networks: Vec<(IpAddr, u8)>, protocol in prop::option::of(prop::sample::select(&[Protocol::Line][..])),
         ) {
             let transport = match kind {
                 0 => Transport::Tcp { address: SocketAddr::new(ip, port), backlog },
                 1 => Transport::Udp { address: SocketAddr::new(ip, port) },
                 2 => Transport::Tcp { address: SocketAddr::new(v6.into(), port), backlog },
+                3 => Transport::Tls {
+                    address: SocketAddr::new(ip, port),
+                    backlog,
+                    files: TlsFiles {
+                        private_key: path.clone().into(),
+                        cert_key: if mode % 2 == 0 { path.into() } else { "c.pem".into() },
+                        ca_certs: ca_certs.map(PathBuf::from),
+                    },
+                },
                 _ => Transport::Unix { path: path.into(), mode, backlog },
             };
-            let endpoint = Endpoint { transport, protocol };
+            let networks = networks.iter().map(|(ip, length)| format!("{ip}/{}", length % 33));
+            let allow = match transport {
+                Transport::Unix { .. } => Networks::default(),
+                _ => networks.collect::<Vec<_>>().join(",").parse().unwrap(),
+            };
+            let endpoint = Endpoint { transport, protocol, allow };
             prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
         }
     }

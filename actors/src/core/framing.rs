@@ -27,6 +27,9 @@ const BLOCK_BYTES_MAX: usize = 65_536;
 /// The bytes of a pickle's length, big-endian.
 const HEADER_BYTES: usize = 4;
 
+/// How what a TLS client says first begins: a handshake record of version 3.x.
+const TLS_HELLO: [u8; 2] = [0x16, 3];
+
 /// The least that is made ready for the rest of a frame, in bytes.
 const RESERVE_BYTES_MIN: usize = 8 * 1024;
 
@@ -54,6 +57,8 @@ pub enum FramingError {
         /// The four bytes that were read as a length.
         header: [u8; HEADER_BYTES],
     },
+    /// The sender speaks TLS, and waits for an answer in it.
+    Tls,
     /// The socket failed.
     Io(io::Error),
 }
@@ -63,6 +68,7 @@ impl FramingError {
     pub fn reason(&self) -> Option<Reason> {
         match self {
             FramingError::FrameTooLong { .. } => Some(Reason::FrameTooLong),
+            FramingError::Tls => Some(Reason::TlsHandshake),
             FramingError::Io(_) => None,
         }
     }
@@ -90,6 +96,9 @@ impl fmt::Display for FramingError {
                 }
                 Ok(())
             }
+            FramingError::Tls => {
+                f.write_str("the sender speaks TLS, but this endpoint does not: let it send plain text, or write tls: for tcp:")
+            }
             FramingError::Io(error) => error.fmt(f),
         }
     }
@@ -98,7 +107,7 @@ impl fmt::Display for FramingError {
 impl std::error::Error for FramingError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            FramingError::FrameTooLong { .. } => None,
+            FramingError::FrameTooLong { .. } | FramingError::Tls => None,
             FramingError::Io(error) => Some(error),
         }
     }
@@ -112,8 +121,8 @@ pub struct Framing {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Nothing has come yet that would tell.
-    Undecided,
+    /// Too little has come yet to tell.
+    Undecided(Protocol),
     Pickle,
     Line,
     /// Within a line that was too long and has been counted.
@@ -123,20 +132,30 @@ enum State {
 impl Framing {
     /// The framing of a new connection.
     pub fn new(protocol: Protocol) -> Self {
-        let state = match protocol {
-            Protocol::Pickle => State::Pickle,
-            Protocol::Line => State::Line,
-            Protocol::Auto => State::Undecided,
-        };
-        Framing { state }
+        Framing { state: State::Undecided(protocol) }
+    }
+
+    /// The framing of a datagram: lines, and never TLS.
+    pub fn of_datagram() -> Self {
+        Framing { state: State::Line }
     }
 
     /// Takes a step: a frame or the need for more bytes is a `Break`, a change of state a `Continue`.
     fn step(&mut self, src: &mut BytesMut) -> Result<ControlFlow<Option<Frame>>, FramingError> {
         match self.state {
-            State::Undecided => {
+            State::Undecided(protocol) => {
                 let Some(&first) = src.first() else { return Ok(ControlFlow::Break(None)) };
-                self.state = if first == 0 { State::Pickle } else { State::Line };
+                if src.starts_with(&TLS_HELLO) {
+                    return Err(FramingError::Tls);
+                }
+                if TLS_HELLO.starts_with(src) {
+                    return Ok(ControlFlow::Break(None));
+                }
+                self.state = match protocol {
+                    Protocol::Pickle => State::Pickle,
+                    Protocol::Auto if first == 0 => State::Pickle,
+                    Protocol::Line | Protocol::Auto => State::Line,
+                };
             }
             State::Pickle => return pickle(src).map(ControlFlow::Break),
             State::Line => {
@@ -301,6 +320,20 @@ mod tests {
         let error = Connection::new(Protocol::Pickle).fails_at("a.b 1 1448390000\n");
         assert!(error.to_string().contains("\"a.b \""), "{error}");
         assert!(error.to_string().contains(":protocol=auto"), "{error}");
+    }
+
+    #[test]
+    fn tls_on_a_plain_port_is_told_at_its_second_byte() {
+        for protocol in [Protocol::Pickle, Protocol::Line, Protocol::Auto] {
+            let mut connection = Connection::new(protocol);
+            assert_eq!(connection.receives(b"\x16"), []);
+            let error = connection.fails_at(b"\x03");
+            assert_eq!(error.reason(), Some(Reason::TlsHandshake));
+            assert!(error.to_string().contains("write tls: for tcp:"), "{error}");
+        }
+        assert_eq!(Connection::new(Protocol::Line).receives("\x16a 1 2\n"), [lines("\x16a 1 2\n")]);
+        let mut datagram = BytesMut::from(&b"\x16\x03 1 2\n"[..]);
+        assert!(matches!(Framing::of_datagram().decode_eof(&mut datagram), Ok(Some(Frame::Lines(_)))));
     }
 
     #[test]

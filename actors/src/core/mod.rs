@@ -3,7 +3,7 @@
 //! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
 //! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
 //! verdict of [`blueflood`]. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
-//! [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
+//! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
 
 pub mod backoff;
 pub mod blueflood;
@@ -15,6 +15,7 @@ pub mod histogram;
 pub mod keystone;
 pub mod ledger;
 pub mod line;
+pub mod networks;
 pub mod number;
 pub mod outbox;
 pub mod payload;

@@ -113,8 +113,8 @@ pub(super) async fn serve(
                 Ok(None) => break,
                 Err(error) => {
                     let sample = undecoded.bytes.get(..SAMPLE_BYTES_MAX).unwrap_or(&undecoded.bytes);
-                    intake.malformed(error.reason().unwrap_or(Reason::Truncated), sample, &peer);
-                    warn!(common.log, "closing a connection"; "peer" => &peer, "cause" => %error);
+                    let reason = error.reason().unwrap_or(Reason::Truncated);
+                    desk.turn_away(common, reason, &peer, sample, &error.to_string());
                     let _ = intake.hand_off().await;
                     return Ok(());
                 }

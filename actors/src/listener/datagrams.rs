@@ -12,8 +12,11 @@ use bytes::BytesMut;
 use slog::{error, warn};
 use tokio_util::codec::Decoder;
 
-use super::{Common, Desk, intake::Intake};
-use crate::core::{framing::Framing, protocol::Protocol};
+use super::{Common, Desk, NOT_ALLOWED, intake::Intake};
+use crate::core::{
+    datapoint::{Reason, SAMPLE_BYTES_MAX},
+    framing::Framing,
+};
 
 /// The largest datagram there is, in bytes.
 const DATAGRAM_BYTES_MAX: usize = 64 << 10;
@@ -60,8 +63,13 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
             // An error here is that of an earlier datagram of ours, and we send none.
             let Ok((length, peer)) = socket.try_recv_from(&mut buffer) else { break };
             burst += 1;
+            if !desk.allow.allow(peer.ip()) {
+                let sample = buffer.get(..length.min(SAMPLE_BYTES_MAX)).unwrap_or_default();
+                desk.turn_away(&common, Reason::NotAllowed, &peer, sample, NOT_ALLOWED);
+                continue;
+            }
             let mut datagram = BytesMut::from(buffer.get(..length).unwrap_or_default());
-            let mut framing = Framing::new(Protocol::Line);
+            let mut framing = Framing::of_datagram();
             // The end of a datagram ends its last line.
             while let Ok(Some(frame)) = framing.decode_eof(&mut datagram) {
                 if intake.take(frame, &peer).await.is_err() {

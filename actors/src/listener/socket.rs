@@ -9,10 +9,12 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::tls::Identity;
 use crate::core::endpoint::{Endpoint, Transport};
 
 /// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
@@ -23,6 +25,8 @@ const UDP_RECEIVE_BYTES: usize = 4 << 20;
 pub enum Bound {
     /// TCP.
     Tcp(TcpListener),
+    /// TCP that speaks TLS, and who we are in it.
+    Tls(TcpListener, Arc<Identity>),
     /// UDP.
     Udp(UdpSocket),
     /// A unix stream socket, and its file.
@@ -33,12 +37,31 @@ pub enum Bound {
 #[derive(Debug)]
 pub struct BindError {
     endpoint: String,
-    error: io::Error,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Socket(io::Error),
+    /// What is wrong with a file, in words.
+    Files(String),
+}
+
+impl From<io::Error> for Why {
+    fn from(error: io::Error) -> Self {
+        Why::Socket(error)
+    }
 }
 
 impl fmt::Display for BindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, error } = self;
+        let Self { endpoint, why } = self;
+        let error = match why {
+            Why::Files(wrong) => {
+                return write!(f, "cannot listen on {endpoint}: {wrong}; correct the file, or the endpoint");
+            }
+            Why::Socket(error) => error,
+        };
         write!(f, "cannot listen on {endpoint}: {error}")?;
         match error.kind() {
             io::ErrorKind::AddrInUse => {
@@ -61,14 +84,7 @@ impl Bound {
     /// # Errors
     /// [`BindError`], which names the endpoint and the fix.
     pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
-        let bound = match &endpoint.transport {
-            Transport::Tcp { address, backlog } => tcp(*address, *backlog).map(Bound::Tcp),
-            Transport::Udp { address } => udp(*address).map(Bound::Udp),
-            Transport::Unix { path, mode, backlog } => {
-                unix(path, *mode, *backlog).map(|listener| Bound::Unix(listener, path.clone()))
-            }
-        };
-        bound.map_err(|error| BindError { endpoint: endpoint.to_string(), error })
+        bind(&endpoint.transport).map_err(|why| BindError { endpoint: endpoint.to_string(), why })
     }
 
     /// The same socket for an accept loop of its own.
@@ -77,6 +93,8 @@ impl Bound {
             Bound::Tcp(listener) => {
                 tokio::net::TcpListener::from_std(listener.try_clone()?).map(Acceptor::Tcp)
             }
+            Bound::Tls(listener, identity) => tokio::net::TcpListener::from_std(listener.try_clone()?)
+                .map(|listener| Acceptor::Tls(listener, identity.clone())),
             Bound::Unix(listener, _) => {
                 tokio::net::UnixListener::from_std(listener.try_clone()?).map(Acceptor::Unix)
             }
@@ -94,6 +112,7 @@ impl fmt::Display for Bound {
         };
         match self {
             Bound::Tcp(listener) => address(f, "tcp", listener.local_addr()),
+            Bound::Tls(listener, _) => address(f, "tls", listener.local_addr()),
             Bound::Udp(socket) => address(f, "udp", socket.local_addr()),
             Bound::Unix(_, path) => write!(f, "unix:{}", path.display()),
         }
@@ -107,6 +126,18 @@ impl Drop for Bound {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+fn bind(transport: &Transport) -> Result<Bound, Why> {
+    Ok(match transport {
+        Transport::Tcp { address, backlog } => Bound::Tcp(tcp(*address, *backlog)?),
+        Transport::Tls { address, backlog, files } => {
+            let identity = Identity::read(files).map_err(Why::Files)?;
+            Bound::Tls(tcp(*address, *backlog)?, Arc::new(identity))
+        }
+        Transport::Udp { address } => Bound::Udp(udp(*address)?),
+        Transport::Unix { path, mode, backlog } => Bound::Unix(unix(path, *mode, *backlog)?, path.clone()),
+    })
 }
 
 fn tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
@@ -160,6 +191,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 pub(super) enum Acceptor {
     /// TCP.
     Tcp(tokio::net::TcpListener),
+    /// TCP that speaks TLS.
+    Tls(tokio::net::TcpListener, Arc<Identity>),
     /// A unix stream socket.
     Unix(tokio::net::UnixListener),
 }
@@ -168,21 +201,45 @@ pub(super) enum Acceptor {
 pub(super) enum Accepted {
     /// TCP.
     Tcp(std::net::TcpStream),
+    /// TCP that is to speak TLS, of which nothing has been said yet.
+    Tls(std::net::TcpStream, Arc<Identity>),
     /// A unix stream socket.
     Unix(UnixStream),
 }
 
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Peer {
+    /// A host.
+    At(SocketAddr),
+    /// A process on this host.
+    Local,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::At(address) => address.fmt(f),
+            Peer::Local => f.write_str("a process on this host"),
+        }
+    }
+}
+
 impl Acceptor {
     /// The next connection, and who it is.
-    pub(super) async fn accept(&self) -> io::Result<(Accepted, String)> {
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Acceptor::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Accepted::Tcp(stream.into_std()?), peer.to_string()))
+                Ok((Accepted::Tcp(stream.into_std()?), Peer::At(peer)))
+            }
+            Acceptor::Tls(listener, identity) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Accepted::Tls(stream.into_std()?, identity.clone()), Peer::At(peer)))
             }
             Acceptor::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Accepted::Unix(stream.into_std()?), "a process on this host".to_owned()))
+                Ok((Accepted::Unix(stream.into_std()?), Peer::Local))
             }
         }
     }
