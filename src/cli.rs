@@ -74,7 +74,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
 
 fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     match Settings::load(given, around) {
-        Ok(loaded) => daemon::run(loaded),
+        Ok(loaded) => daemon::run(loaded, &|| Settings::load(given, around)),
         Err(refused) => {
             let code = refuse(*refused);
             complain(

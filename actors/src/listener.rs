@@ -54,21 +54,28 @@ const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
 /// What is said of a sender outside the networks of its endpoint.
 const NOT_ALLOWED: &str = "it is in none of the networks that allow= names";
 
+/// What may change while connections are open.
+#[derive(Debug, Clone)]
+pub struct Live {
+    /// What makes rows.
+    pub encoder: Arc<Encoder>,
+    /// How long a sender may be silent.
+    pub idle_timeout: Duration,
+}
+
 /// What all listeners share.
 #[derive(Clone)]
 pub struct Common {
     /// Where frames go.
     pub collector: Link<MetricFrame>,
-    /// What makes rows.
-    pub encoder: Arc<Encoder>,
+    /// What may change while connections are open.
+    pub live: watch::Receiver<Live>,
     /// Where everything is counted.
     pub ledger: SharedLedger,
     /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
     /// Connections that may be open at once, over all endpoints.
     pub permits: Arc<Semaphore>,
-    /// How long a sender may be silent.
-    pub idle_timeout: Duration,
     /// Bytes that connections hold undecoded, over all endpoints.
     pub undecoded_bytes: Arc<AtomicUsize>,
     /// Everything that still reads a socket: the stop waits for it.

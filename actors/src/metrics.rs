@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     net::TcpListener,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -66,6 +66,26 @@ pub struct Sources {
     pub own: Option<(OwnMetrics, Duration)>,
 }
 
+/// The [`Sources`] that are looked at now: a reload changes them, and no page is cut for it.
+#[derive(Clone)]
+pub struct Board(Arc<RwLock<Sources>>);
+
+impl Board {
+    /// A board that shows `sources`.
+    pub fn new(sources: Sources) -> Self {
+        Self(Arc::new(RwLock::new(sources)))
+    }
+
+    /// Shows others from now on.
+    pub fn show(&self, sources: Sources) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = sources;
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Sources> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
 pub type Point = [u64; 4];
 
@@ -100,19 +120,21 @@ pub struct HistoryOf;
 /// The actor.
 pub struct Metrics {
     _line: Lifeline,
-    sources: Sources,
+    board: Board,
     /// The bound port, if there is to be one.
     socket: Option<Arc<TcpListener>>,
     log: Logger,
     server: Option<ServerHandle>,
     /// Its own figures are on their way into the collector.
     sending_own: bool,
+    /// When they were last sent.
+    sent_own: Instant,
 }
 
 impl Metrics {
-    /// A view of `sources`, served on `socket`.
-    pub fn new(line: Lifeline, sources: Sources, socket: Option<Arc<TcpListener>>, log: Logger) -> Self {
-        Self { _line: line, sources, socket, log, server: None, sending_own: false }
+    /// A view of what is on `board`, served on `socket`.
+    pub fn new(line: Lifeline, board: Board, socket: Option<Arc<TcpListener>>, log: Logger) -> Self {
+        Self { _line: line, board, socket, log, server: None, sending_own: false, sent_own: Instant::now() }
     }
 
     /// All figures as they are now.
@@ -128,7 +150,7 @@ impl Metrics {
             stop,
             spool_bytes_max,
             ..
-        } = &self.sources;
+        } = &*self.board.read();
         View {
             ledger: spool.ledger().snapshot(),
             spool: spool.status(),
@@ -147,10 +169,11 @@ impl Metrics {
 
     /// Sends its own figures on the way of all metrics.
     fn send_own(&mut self, ctx: &mut Context<Self>) {
-        let Some((own, _)) = &self.sources.own else { return };
-        if std::mem::replace(&mut self.sending_own, true) {
+        let Some((own, every)) = self.board.read().own.clone() else { return };
+        if self.sent_own.elapsed() < every || std::mem::replace(&mut self.sending_own, true) {
             return;
         }
+        self.sent_own = Instant::now();
         let now_ms = i64::try_from(view::time_ms(SystemTime::now())).unwrap_or(i64::MAX);
         let frame = own.frame(&self.view(), now_ms);
         let collector = own.collector.clone();
@@ -161,7 +184,7 @@ impl Metrics {
 
     fn serve(&mut self, ctx: &Context<Self>) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        let server = http::server(socket.try_clone()?, ctx.address(), self.sources.settings.clone())?;
+        let server = http::server(socket.try_clone()?, ctx.address(), self.board.clone())?;
         self.server = Some(server.handle());
         let log = self.log.clone();
         actix_rt::spawn(async move {
@@ -180,14 +203,13 @@ impl Actor for Metrics {
         if let Err(error) = self.serve(ctx) {
             error!(self.log, "the stats port cannot be served"; "error" => %error);
         }
-        if let Some((_, every)) = &self.sources.own {
-            ctx.run_interval(*every, Self::send_own);
-        }
-        ctx.run_interval(HISTORY_EVERY, |metrics, _| {
-            let ledger = metrics.sources.spool.ledger().snapshot();
+        ctx.run_interval(HISTORY_EVERY, |metrics, ctx| {
+            metrics.send_own(ctx);
+            let board = metrics.board.read();
+            let ledger = board.spool.ledger().snapshot();
             let point =
                 [view::time_ms(SystemTime::now()), ledger.received, ledger.delivered, ledger.buffered()];
-            metrics.sources.history.add(point);
+            board.history.add(point);
         });
     }
 }
@@ -217,6 +239,6 @@ impl Handler<HistoryOf> for Metrics {
     type Result = MessageResult<HistoryOf>;
 
     fn handle(&mut self, _: HistoryOf, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.sources.history.snapshot())
+        MessageResult(self.board.read().history.snapshot())
     }
 }

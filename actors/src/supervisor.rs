@@ -32,6 +32,11 @@ const STORM_SPAN: Duration = Duration::from_secs(60);
 #[rtype(result = "()")]
 pub struct Ping;
 
+/// Tells an actor to end: the next incarnation has other settings.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Retire;
+
 /// What tests can ask of an actor.
 #[cfg(feature = "faults")]
 #[derive(Message, Debug, Clone, Copy)]
@@ -65,6 +70,13 @@ macro_rules! supervised {
         impl actix::Handler<$crate::supervisor::Ping> for $actor {
             type Result = ();
             fn handle(&mut self, _: $crate::supervisor::Ping, _: &mut Self::Context) {}
+        }
+
+        impl actix::Handler<$crate::supervisor::Retire> for $actor {
+            type Result = ();
+            fn handle(&mut self, _: $crate::supervisor::Retire, ctx: &mut Self::Context) {
+                actix::ActorContext::stop(ctx);
+            }
         }
 
         #[cfg(feature = "faults")]
@@ -209,9 +221,15 @@ impl Storms {
 
 type Publish<A> = Box<dyn Fn(&Addr<A>) + Send>;
 
+/// Starts an incarnation: its address, and what ends with it.
+type Start<A> = Box<dyn Fn() -> (Addr<A>, oneshot::Receiver<()>) + Send>;
+
 struct Shared<A: Actor> {
     /// The living incarnation, and all who want to know of the next.
     current: Mutex<(Addr<A>, Vec<Publish<A>>)>,
+    start: Mutex<Start<A>>,
+    /// The next end is one that we asked for.
+    renewing: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -219,12 +237,13 @@ struct Shared<A: Actor> {
 pub struct Supervised<A: Actor> {
     shared: Arc<Shared<A>>,
     vitals: Arc<Vitals>,
+    arbiter: ArbiterHandle,
 }
 
 impl<A> Supervised<A>
 where
-    A: Actor<Context = Context<A>> + Handler<Ping> + Endable,
-    Context<A>: ToEnvelope<A, Ping>,
+    A: Actor<Context = Context<A>> + Handler<Ping> + Handler<Retire> + Endable,
+    Context<A>: ToEnvelope<A, Ping> + ToEnvelope<A, Retire>,
 {
     /// Starts an actor on an arbiter, and again on the same whenever it ends. The supervision itself runs where
     /// this is called: on the system's arbiter, where no actor's work can hold it up.
@@ -235,13 +254,7 @@ where
         log: Logger,
         make: impl Fn(Lifeline) -> A + Clone + Send + 'static,
     ) -> Self {
-        let start = move || {
-            let (line, died) = oneshot::channel();
-            let make = make.clone();
-            let addr =
-                A::start_in_arbiter(&arbiter, move |_| make(Lifeline { _dropped_with_the_actor: line }));
-            (addr, died)
-        };
+        let start = starter(arbiter.clone(), make);
         let (addr, died) = start();
         let vitals = Arc::new(Vitals {
             name: name.into(),
@@ -249,7 +262,12 @@ where
             answered: Mutex::new(Instant::now()),
         });
         let current = Mutex::new((addr, Vec::new()));
-        let shared = Arc::new(Shared { current, stopping: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            current,
+            start: Mutex::new(start),
+            renewing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
         #[cfg(feature = "faults")]
         {
             let shared = shared.clone();
@@ -259,9 +277,9 @@ where
             };
             crate::faults::register(vitals.name.clone(), Box::new(end));
         }
-        actix_rt::spawn(supervise(shared.clone(), vitals.clone(), storms, log.clone(), start, died));
+        actix_rt::spawn(supervise(shared.clone(), vitals.clone(), storms, log.clone(), died));
         actix_rt::spawn(watch_over(shared.clone(), vitals.clone(), log));
-        Self { shared, vitals }
+        Self { shared, vitals, arbiter }
     }
 
     /// A way to it that outlives its incarnations.
@@ -283,6 +301,24 @@ where
         self.vitals.clone()
     }
 
+    /// Ends the living incarnation, and starts the next by `make`: with other settings. What an actor has in hand
+    /// outlives it on any end, so this one loses nothing either.
+    pub fn renew(&self, make: impl Fn(Lifeline) -> A + Clone + Send + 'static) {
+        *self.shared.start.lock().unwrap_or_else(PoisonError::into_inner) =
+            starter(self.arbiter.clone(), make);
+        self.shared.renewing.store(true, Ordering::Release);
+        self.retire();
+    }
+
+    /// Ends the living incarnation, without waiting for it.
+    pub fn retire(&self) {
+        let addr = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        // If it has just ended by itself, there is nobody to tell.
+        actix_rt::spawn(async move {
+            let _ = addr.send(Retire).await;
+        });
+    }
+
     /// From now on its end is its end.
     pub fn let_go(&self) {
         self.shared.stopping.store(true, Ordering::Release);
@@ -291,23 +327,37 @@ where
     }
 }
 
+fn starter<A: Actor<Context = Context<A>>>(
+    arbiter: ArbiterHandle,
+    make: impl Fn(Lifeline) -> A + Clone + Send + 'static,
+) -> Start<A> {
+    Box::new(move || {
+        let (line, died) = oneshot::channel();
+        let make = make.clone();
+        let addr = A::start_in_arbiter(&arbiter, move |_| make(Lifeline { _dropped_with_the_actor: line }));
+        (addr, died)
+    })
+}
+
 async fn supervise<A: Actor<Context = Context<A>>>(
     shared: Arc<Shared<A>>,
     vitals: Arc<Vitals>,
     storms: Storms,
     log: Logger,
-    start: impl Fn() -> (Addr<A>, oneshot::Receiver<()>),
     mut died: oneshot::Receiver<()>,
 ) {
     loop {
         // It is never sent: the sender lies in the actor and is dropped with it.
         let _ = died.await;
-        if shared.stopping.load(Ordering::Acquire) || !storms.allow(&vitals.name) {
+        let planned = shared.renewing.swap(false, Ordering::AcqRel);
+        if shared.stopping.load(Ordering::Acquire) || !(planned || storms.allow(&vitals.name)) {
             return;
         }
-        let restarts = vitals.restarts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-        warn!(log, "an actor ended and is started again"; "actor" => &vitals.name, "restarts" => restarts);
-        let (addr, next) = start();
+        if !planned {
+            let restarts = vitals.restarts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            warn!(log, "an actor ended and is started again"; "actor" => &vitals.name, "restarts" => restarts);
+        }
+        let (addr, next) = (shared.start.lock().unwrap_or_else(PoisonError::into_inner))();
         died = next;
         vitals.answered();
         let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -401,6 +451,18 @@ mod tests {
             assert_eq!(link.ask(|| Do::Work).await, Ok(1), "a new incarnation");
             assert_eq!(supervised.vitals().restarts(), died);
         }
+    }
+
+    #[actix_rt::test]
+    async fn a_renewed_actor_is_made_anew_and_that_is_no_restart() {
+        let (supervised, _ended) = start(0);
+        let link = supervised.link::<Do>();
+        assert_eq!(link.ask(|| Do::Work).await, Ok(1));
+        supervised.renew(|line| Fragile { _line: line, handled: 100 });
+        while link.ask(|| Do::Work).await != Ok(101) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(supervised.vitals().restarts(), 0);
     }
 
     #[actix_rt::test]

@@ -105,8 +105,7 @@ async fn datapoint(settings: &Settings, target: &Target, token: Option<&Token>) 
     let mut rows = Rows::default();
     let datapoint = Datapoint { name: NAME, timestamp: now.as_secs_f64(), value: 1.0 };
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    if let Err(skipped) = Encoder::new(&daemon::row_settings(settings)).encode(&datapoint, now_ms, &mut rows)
-    {
+    if let Err(skipped) = Encoder::new(&daemon::rows(settings)).encode(&datapoint, now_ms, &mut rows) {
         complain(format_args!(
             "error: the datapoint cannot be sent: {}; check --metric_prefix and --limit",
             skipped.label()

@@ -23,6 +23,7 @@ mod original;
 mod outages;
 mod page;
 mod prometheus;
+mod reload;
 mod senders;
 #[cfg(feature = "faults")]
 mod supervision;

@@ -63,7 +63,7 @@ impl World {
         let mut arguments = vec!["--blueflood", &url, "--tenant", TENANT, "--spool", spool.to_str().unwrap()];
         arguments.extend(["--stats", "127.0.0.1:0", "--log_format", "json", "--interval", "0.1"]);
         arguments.extend(["--seal_interval", "0.05", "--backoff_max", "0.3", "--shutdown_timeout", "10"]);
-        if !more.contains(&"--endpoint") {
+        if !more.contains(&"--endpoint") && !more.contains(&"--config") {
             arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
         }
         arguments.extend(more);

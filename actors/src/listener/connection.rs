@@ -68,7 +68,7 @@ pub(super) async fn serve(
     let mut stop = common.stop.clone();
     loop {
         let stopping = *stop.borrow();
-        let patience = if stopping { DRAIN_PATIENCE } else { common.idle_timeout };
+        let patience = if stopping { DRAIN_PATIENCE } else { common.live.borrow().idle_timeout };
         undecoded.bytes.reserve(READ_BYTES);
         let read = {
             let read = pin!(tokio::time::timeout(patience, stream.read_buf(&mut undecoded.bytes)));

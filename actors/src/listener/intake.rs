@@ -19,7 +19,7 @@ use crate::{
         ledger::Decoded,
         line::Lines,
         pickle::{Bounds, Decoder},
-        row::Rows,
+        row::{Encoder, Rows},
     },
     supervisor::Gone,
 };
@@ -38,6 +38,8 @@ thread_local! {
 pub(super) struct Intake<'a> {
     desk: &'a Desk,
     common: &'a Common,
+    /// As it is now: it may change while the connection is open.
+    encoder: Arc<Encoder>,
     /// Shared with the collector while it takes them; ours again afterwards, so that its memory is used again.
     frame: Arc<MetricRows>,
     rows: Rows,
@@ -47,13 +49,23 @@ pub(super) struct Intake<'a> {
 
 impl<'a> Intake<'a> {
     pub(super) fn new(desk: &'a Desk, common: &'a Common) -> Self {
+        let encoder = common.live.borrow().encoder.clone();
         let frame = Arc::default();
-        Self { desk, common, frame, rows: Rows::default(), decoded: Decoded::default(), now_ms: now_ms() }
+        Self {
+            desk,
+            common,
+            encoder,
+            frame,
+            rows: Rows::default(),
+            decoded: Decoded::default(),
+            now_ms: now_ms(),
+        }
     }
 
     /// Decodes a frame; its rows are handed on when they are many.
     pub(super) async fn take(&mut self, frame: Frame, peer: &dyn Display) -> Result<(), Gone> {
         self.now_ms = now_ms();
+        self.encoder = self.common.live.borrow().encoder.clone();
         match frame {
             Frame::Lines(block) => {
                 for line in Lines::new(&block) {
@@ -100,7 +112,7 @@ impl<'a> Intake<'a> {
     }
 
     async fn encode(&mut self, datapoint: &Datapoint<'_>) -> Result<(), Gone> {
-        self.decoded.count(self.common.encoder.encode(datapoint, self.now_ms, &mut self.rows));
+        self.decoded.count(self.encoder.encode(datapoint, self.now_ms, &mut self.rows));
         if self.rows.text.len() >= HAND_OFF_BYTES { self.hand_off().await } else { Ok(()) }
     }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{HistoryOf, Metrics, Snapshot, View};
+use super::{Board, HistoryOf, Metrics, Snapshot, View};
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,18 +43,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 struct Shared {
     metrics: Addr<Metrics>,
     loopback_only: bool,
-    settings: serde_json::Value,
+    board: Board,
     streams: Arc<AtomicUsize>,
 }
 
 /// A server on a bound port; it lives as long as it is polled.
-pub(super) fn server(
-    socket: TcpListener,
-    metrics: Addr<Metrics>,
-    settings: serde_json::Value,
-) -> std::io::Result<Server> {
+pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) -> std::io::Result<Server> {
     let loopback_only = socket.local_addr()?.ip().is_loopback();
-    let shared = Data::new(Shared { metrics, loopback_only, settings, streams: Arc::default() });
+    let shared = Data::new(Shared { metrics, loopback_only, board, streams: Arc::default() });
     let app = move || {
         let headers = DefaultHeaders::new()
             .add(("Content-Security-Policy", POLICY))
@@ -154,7 +150,7 @@ fn judgement(wrong: Vec<String>) -> HttpResponse {
 }
 
 async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "settings": shared.settings }))
+    HttpResponse::Ok().json(json!({ "settings": shared.board.read().settings }))
 }
 
 async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {

@@ -90,6 +90,19 @@ pub struct Options {
     pub newest_first: bool,
 }
 
+/// What of a spool's settings may change while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// See [`Options::bytes_max`].
+    pub bytes_max: u64,
+    /// See [`Options::when_full`].
+    pub when_full: WhenFull,
+    /// See [`Options::age_max`].
+    pub age_max: Option<Duration>,
+    /// See [`Options::dead_letter_bytes_max`].
+    pub dead_letter_bytes_max: u64,
+}
+
 /// Why the spool could not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SpoolError {
@@ -209,6 +222,7 @@ enum Request {
     Load(Vec<ChunkId>, Reply<Vec<Chunk>>),
     Scan(Option<ChunkId>, usize, Reply<Vec<Meta>>),
     Newest(Reply<Option<ChunkId>>),
+    Configure(Policy, Reply<()>),
     Close(Reply<()>),
 }
 
@@ -316,6 +330,14 @@ impl Spool {
     /// [`SpoolError`].
     pub async fn newest(&self) -> Result<Option<ChunkId>, SpoolError> {
         self.ask(Request::Newest).await
+    }
+
+    /// Goes on by other rules.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn configure(&self, policy: Policy) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Configure(policy, reply)).await
     }
 
     /// Writes what is not written yet, and ends the thread.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Batch, Notice, Options, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
+    Batch, Notice, Options, Policy, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
     open::{self, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
@@ -198,6 +198,17 @@ impl Worker {
                     self.settle_all(&mut settles);
                     self.append_waiting();
                     let _ = reply.send(self.write(|worker, _| worker.store.newest()));
+                }
+                Request::Configure(policy, reply) => {
+                    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max } = policy;
+                    self.options = Options {
+                        bytes_max,
+                        when_full,
+                        age_max,
+                        dead_letter_bytes_max,
+                        ..self.options.clone()
+                    };
+                    let _ = reply.send(Ok(()));
                 }
                 Request::Close(reply) => close = Some(reply),
             }

@@ -1,0 +1,413 @@
+//! Owns all actors of a running daemon: how they are started, how they go on with other settings, and in which order
+//! they stop. It never decides when.
+
+use std::io;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use actix_rt::Arbiter;
+use actors::collector::{self, Collector, Hand};
+use actors::core::endpoint::{Endpoint, Transport};
+use actors::core::ledger::{Ledger, sum};
+use actors::core::protocol::Protocol;
+use actors::core::row::Encoder;
+use actors::forwarder::{self, Forwarder};
+use actors::keystone_auth::{self, KeystoneAuth};
+use actors::listener::socket::Bound;
+use actors::listener::{self, Desk, Listener, Live};
+use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
+use actors::spool::{Spool, SpoolThread};
+use actors::supervisor::{Lifeline, Storms, Supervised};
+use rustls::ClientConfig;
+use serde_json::Value;
+use slog::{Logger, error, info, warn};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::options;
+use crate::settings::{Settings, SpoolPlace};
+
+/// How long connections may take to hand over what their sockets already hold.
+const READERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the last chunk may take into the spool.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An endpoint whose socket is bound.
+pub(super) struct Door {
+    transport: Transport,
+    protocol: Protocol,
+    socket: Arc<Bound>,
+    desk: Arc<Desk>,
+}
+
+impl Door {
+    /// Binds an endpoint, or takes the socket over that `others` have for the same address.
+    ///
+    /// # Errors
+    /// Which endpoint cannot be had, and what to do.
+    pub(super) fn open<'a>(
+        endpoint: &Endpoint,
+        protocol: Protocol,
+        mut others: impl Iterator<Item = &'a Self>,
+    ) -> Result<Self, String> {
+        let protocol = endpoint.protocol_or(protocol);
+        let socket = match others.find(|other| other.transport == endpoint.transport) {
+            Some(other) => other.socket.clone(),
+            None => Arc::new(Bound::bind(endpoint).map_err(|error| error.to_string())?),
+        };
+        let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
+        Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.transport == other.transport
+            && self.protocol == other.protocol
+            && self.desk.allow == other.desk.allow
+    }
+}
+
+/// A door with somebody at it.
+struct Running {
+    door: Door,
+    actor: Supervised<Listener>,
+    stop: watch::Sender<bool>,
+}
+
+/// What outlives every actor.
+pub(super) struct Ground {
+    pub(super) spool: Spool,
+    pub(super) spool_thread: SpoolThread,
+    pub(super) stats: Option<Arc<TcpListener>>,
+    pub(super) log: Logger,
+    pub(super) log_records_lost: Arc<AtomicU64>,
+}
+
+/// All actors, and what stops them.
+pub(super) struct Crew {
+    ground: Ground,
+    storms: Storms,
+    listeners: Vec<Running>,
+    collector: Supervised<Collector>,
+    forwarder: Supervised<Forwarder>,
+    forwarder_status: forwarder::SharedStatus,
+    keystone: Option<(Supervised<KeystoneAuth>, keystone_auth::SharedStatus)>,
+    metrics: Supervised<Metrics>,
+    board: Board,
+    hand: Hand,
+    common: listener::Common,
+    live: watch::Sender<Live>,
+    history: History,
+    started: Instant,
+    /// Whether the daemon is stopping.
+    stop: watch::Sender<bool>,
+}
+
+impl Crew {
+    /// The collector, the forwarder and the decoding of connections have threads of their own, so that none holds up
+    /// another's timers; the rest is on the system's thread.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn start(
+        ground: Ground,
+        doors: Vec<Door>,
+        settings: &Settings,
+        shown: Value,
+        tls: &Arc<ClientConfig>,
+        storms: Storms,
+    ) -> io::Result<Self> {
+        let log = ground.log.clone();
+        let (stop, stopped) = watch::channel(false);
+        let forwarder_status = forwarder::SharedStatus::default();
+        let hand = Hand::default();
+
+        let keystone =
+            keystone_options(settings, tls, &log, keystone_auth::SharedStatus::default()).map(|options| {
+                let status = options.status.clone();
+                let make = make_keystone(options);
+                (Supervised::start("keystone", Arbiter::current(), storms.clone(), log.clone(), make), status)
+            });
+        let forwarder = {
+            let options = options::forwarder(settings, auth(keystone.as_ref()), tls.clone());
+            let make = make_forwarder(options, &ground, &forwarder_status);
+            Supervised::start("forwarder", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
+        };
+        let collector = {
+            let make = make_collector(options::collector(settings), &hand, &forwarder);
+            Supervised::start("collector", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
+        };
+        let (live, alive) = watch::channel(live(settings));
+        let common = listener::Common {
+            collector: collector.link(),
+            live: alive,
+            ledger: ground.spool.ledger().clone(),
+            stop: stopped.clone(),
+            permits: Arc::new(Semaphore::new(settings.connections as usize)),
+            undecoded_bytes: Arc::new(AtomicUsize::new(0)),
+            readers: TaskTracker::new(),
+            arbiters: Arc::new(decoding_arbiters()?),
+            log: log.clone(),
+        };
+        let listeners: Vec<_> = doors.into_iter().map(|door| listen(door, &common, &storms)).collect();
+        let (history, started) = (History::default(), Instant::now());
+        let sources = Sources {
+            spool: ground.spool.clone(),
+            forwarder: forwarder_status.clone(),
+            keystone: keystone.as_ref().map(|(_, status)| status.clone()),
+            listeners: desks(&listeners),
+            vitals: vitals(&collector, &forwarder, keystone.as_ref(), &listeners),
+            log_records_lost: ground.log_records_lost.clone(),
+            started,
+            stop: stopped,
+            spool_bytes_max: settings.spool_max,
+            settings: shown,
+            history: history.clone(),
+            own: own_metrics(settings, &common),
+        };
+        let board = Board::new(sources);
+        let metrics = {
+            let (board, socket, log) = (board.clone(), ground.stats.clone(), log.clone());
+            let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
+            Supervised::start("metrics", Arbiter::current(), storms.clone(), ground.log.clone(), make)
+        };
+        Ok(Self {
+            ground,
+            storms,
+            listeners,
+            collector,
+            forwarder,
+            forwarder_status,
+            keystone,
+            metrics,
+            board,
+            hand,
+            common,
+            live,
+            history,
+            started,
+            stop,
+        })
+    }
+
+    /// The doors that are open.
+    pub(super) fn doors(&self) -> impl Iterator<Item = &Door> {
+        self.listeners.iter().map(|running| &running.door)
+    }
+
+    /// What each endpoint looks like from outside.
+    pub(super) fn desks(&self) -> Vec<Arc<Desk>> {
+        desks(&self.listeners)
+    }
+
+    /// Goes on with other settings: actors that have others of their own are made anew, endpoints come and go. What is
+    /// in hand, in the spool and on open connections stays.
+    pub(super) async fn apply(
+        &mut self,
+        settings: &Settings,
+        doors: Vec<Door>,
+        shown: Value,
+        tls: &Arc<ClientConfig>,
+    ) {
+        let log = self.ground.log.clone();
+        if let Some((actor, status)) = &self.keystone
+            && let Some(options) = keystone_options(settings, tls, &log, status.clone())
+        {
+            actor.renew(make_keystone(options));
+        }
+        let options = options::forwarder(settings, auth(self.keystone.as_ref()), tls.clone());
+        self.forwarder.renew(make_forwarder(options, &self.ground, &self.forwarder_status));
+        self.collector.renew(make_collector(options::collector(settings), &self.hand, &self.forwarder));
+        self.live.send_replace(live(settings));
+        if let Err(error) = self.ground.spool.configure(options::spool_policy(settings)).await {
+            error!(log, "the spool goes on by its old limits"; "error" => %error);
+        }
+
+        let mut doors = doors;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            self.listeners.drain(..).partition(|running| doors.iter().any(|door| door.is(&running.door)));
+        self.listeners = kept;
+        for Running { door, actor, stop } in gone {
+            info!(log, "no longer listening"; "endpoint" => &door.desk.endpoint);
+            actor.let_go();
+            stop.send_replace(true);
+            actor.retire();
+        }
+        doors.retain(|door| !self.listeners.iter().any(|running| door.is(&running.door)));
+        for door in doors {
+            info!(log, "listening"; "endpoint" => &door.desk.endpoint, "protocol" => %door.desk.protocol);
+            self.listeners.push(listen(door, &self.common, &self.storms));
+        }
+        self.show(settings, shown);
+    }
+
+    /// Shows these settings, and the actors that there are now.
+    pub(super) fn show(&self, settings: &Settings, shown: Value) {
+        self.board.show(self.sources(settings, shown));
+    }
+
+    fn sources(&self, settings: &Settings, shown: Value) -> Sources {
+        Sources {
+            spool: self.ground.spool.clone(),
+            forwarder: self.forwarder_status.clone(),
+            keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
+            listeners: self.desks(),
+            vitals: vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners),
+            log_records_lost: self.ground.log_records_lost.clone(),
+            started: self.started,
+            stop: self.stop.subscribe(),
+            spool_bytes_max: settings.spool_max,
+            settings: shown,
+            history: self.history.clone(),
+            own: own_metrics(settings, &self.common),
+        }
+    }
+
+    /// Accept no more, read what the sockets hold, seal, deliver for a while, leave the rest in the spool.
+    pub(super) async fn stop(self, settings: &Settings) -> ExitCode {
+        let log = self.ground.log;
+        let deadline = Instant::now() + settings.shutdown_timeout;
+        self.stop.send_replace(true);
+        for running in &self.listeners {
+            running.stop.send_replace(true);
+        }
+        let readers = self.common.readers;
+        readers.close();
+        if timeout(READERS_TIMEOUT, readers.wait()).await.is_err() {
+            warn!(log, "some connections did not end in time"; "connections" => readers.len());
+        }
+        self.listeners.iter().for_each(|running| running.actor.let_go());
+        // Neither of these is data: one that is given up loses nothing.
+        let seal = self.collector.link();
+        if timeout(STORE_TIMEOUT, seal.ask(|| collector::Drain)).await.is_err() {
+            warn!(log, "the spool did not take everything in time");
+        }
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        let deliver = self.forwarder.link();
+        if deliver.ask(|| forwarder::Drain(time_left)).await.is_err() {
+            warn!(log, "nothing more can be delivered: the forwarder is gone");
+        }
+        self.collector.let_go();
+        self.forwarder.let_go();
+        self.keystone.iter().for_each(|(actor, _)| actor.let_go());
+        self.metrics.let_go();
+        if let Err(error) = self.ground.spool.close().await {
+            error!(log, "the spool could not be closed in order"; "error" => %error);
+        }
+        let stored = self.ground.spool_thread.join();
+        let keeps = settings.spool != SpoolPlace::Memory;
+        let code = last_line(&mut self.ground.spool.ledger().snapshot(), keeps, &log);
+        if stored { code } else { ExitCode::FAILURE }
+    }
+}
+
+// === What each actor is made of ===
+
+type Keystone = (Supervised<KeystoneAuth>, keystone_auth::SharedStatus);
+
+fn keystone_options(
+    settings: &Settings,
+    tls: &Arc<ClientConfig>,
+    log: &Logger,
+    status: keystone_auth::SharedStatus,
+) -> Option<keystone_auth::Options> {
+    let (account, key) = settings.credentials()?;
+    let auth_url = settings.auth_url.clone();
+    Some(keystone_auth::Options { account, key, auth_url, tls: tls.clone(), status, log: log.clone() })
+}
+
+fn make_keystone(
+    options: keystone_auth::Options,
+) -> impl Fn(Lifeline) -> KeystoneAuth + Clone + Send + 'static {
+    move |line| KeystoneAuth::new(options.clone(), line)
+}
+
+fn auth(keystone: Option<&Keystone>) -> Option<forwarder::Auth> {
+    keystone.map(|(actor, _)| forwarder::Auth { get: actor.link(), rejected: actor.link() })
+}
+
+fn make_forwarder(
+    options: forwarder::Options,
+    ground: &Ground,
+    status: &forwarder::SharedStatus,
+) -> impl Fn(Lifeline) -> Forwarder + Clone + Send + 'static {
+    let (spool, status, log) = (ground.spool.clone(), status.clone(), ground.log.clone());
+    move |line| Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone())
+}
+
+fn make_collector(
+    options: collector::Options,
+    hand: &Hand,
+    forwarder: &Supervised<Forwarder>,
+) -> impl Fn(Lifeline) -> Collector + Clone + Send + 'static {
+    let (hand, store, flush) = (hand.clone(), forwarder.link(), forwarder.link());
+    move |line| Collector::new(line, options, hand.clone(), store.clone(), flush.clone())
+}
+
+fn listen(door: Door, common: &listener::Common, storms: &Storms) -> Running {
+    let (stop, stopped) = watch::channel(false);
+    let common = listener::Common { stop: stopped, ..common.clone() };
+    let (socket, desk, log) = (door.socket.clone(), door.desk.clone(), common.log.clone());
+    let make = move |line| Listener::new(line, socket.clone(), desk.clone(), common.clone());
+    let name = format!("listener {}", door.desk.endpoint);
+    let actor = Supervised::start(name, Arbiter::current(), storms.clone(), log, make);
+    Running { door, actor, stop }
+}
+
+/// What may change while connections are open.
+fn live(settings: &Settings) -> Live {
+    let encoder = Arc::new(Encoder::new(&options::rows(settings)));
+    Live { encoder, idle_timeout: settings.idle_timeout }
+}
+
+/// Its own figures as metrics, if they are wanted, as often as metrics are sent.
+fn own_metrics(settings: &Settings, common: &listener::Common) -> Option<(OwnMetrics, Duration)> {
+    let own = OwnMetrics {
+        prefix: settings.self_metrics.clone(),
+        encoder: live(settings).encoder,
+        collector: common.collector.clone(),
+        ledger: common.ledger.clone(),
+    };
+    (!settings.self_metrics.is_empty()).then_some((own, settings.interval))
+}
+
+fn desks(listeners: &[Running]) -> Vec<Arc<Desk>> {
+    listeners.iter().map(|running| running.door.desk.clone()).collect()
+}
+
+fn vitals(
+    collector: &Supervised<Collector>,
+    forwarder: &Supervised<Forwarder>,
+    keystone: Option<&Keystone>,
+    listeners: &[Running],
+) -> Vec<Arc<actors::supervisor::Vitals>> {
+    let mut vitals = vec![collector.vitals(), forwarder.vitals()];
+    vitals.extend(keystone.map(|(actor, _)| actor.vitals()));
+    vitals.extend(listeners.iter().map(|running| running.actor.vitals()));
+    vitals
+}
+
+/// One thread a core decodes, but for the one that the way out needs.
+fn decoding_arbiters() -> io::Result<Vec<actix_rt::ArbiterHandle>> {
+    let cores = available_parallelism().map_or(1, usize::from);
+    (0..cores.saturating_sub(1).max(1)).map(|_| Arbiter::try_new().map(|arbiter| arbiter.handle())).collect()
+}
+
+/// The closing line, whose figures add up.
+fn last_line(ledger: &mut Ledger, spool_keeps: bool, log: &Logger) -> ExitCode {
+    let lost = if spool_keeps { ledger.open } else { ledger.buffered() };
+    if lost > 0 {
+        error!(log, "datapoints are lost with this process: there is no spool that took them"; "datapoints" => lost);
+        ledger.stopped(lost);
+    }
+    info!(log, "stopped";
+        "received" => ledger.received, "skipped" => sum(&ledger.skipped), "buffered" => ledger.buffered(),
+        "delivered" => ledger.delivered, "refused" => sum(&ledger.refused), "dropped" => sum(&ledger.dropped),
+        "unaccounted" => i64::try_from(ledger.unaccounted()).unwrap_or(i64::MAX));
+    if lost == 0 && ledger.unaccounted() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

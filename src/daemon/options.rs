@@ -1,0 +1,164 @@
+//! Owns what the settings come to for each actor and for the spool, and what is said of the spool. It never starts
+//! anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actors::core::backoff::Backoff;
+use actors::core::chunk::Encoding;
+use actors::core::outbox::Limits;
+use actors::core::row::RowSettings;
+use actors::forwarder::Auth;
+use actors::forwarder::post::Target;
+use actors::spool::open::Place;
+use actors::spool::store::Sync;
+use actors::spool::{Notice, Policy, WhenFull};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use slog::{Logger, debug, error, info, warn};
+
+use crate::settings::{CatchUp, Compress, Effective, Settings, SpoolFull, SpoolPlace, SpoolSync};
+
+/// The longest first pause after a failure.
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
+
+/// What a path segment may hold as it is.
+const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Every effective setting as it may be shown to whoever reaches the stats port.
+pub(super) fn settings_shown(effective: &[Effective]) -> Value {
+    let shown = |entry: &Effective| json!({ "key": entry.setting.key, "value": entry.setting.shown(&entry.text), "origin": entry.origin });
+    effective.iter().map(shown).collect()
+}
+
+/// Whom to POST to, and how.
+pub(crate) fn target(settings: &Settings, tls: Arc<ClientConfig>) -> Target {
+    Target { tls, url: ingest_url(settings), timeout: settings.timeout, concurrency: settings.concurrency }
+}
+
+/// Where everything is POSTed to.
+pub(super) fn ingest_url(settings: &Settings) -> String {
+    let base = settings.blueflood.trim_end_matches('/');
+    format!("{base}/v2.0/{}/ingest", utf8_percent_encode(&settings.tenant, &UNRESERVED))
+}
+
+pub(super) fn payload_bytes_max(settings: &Settings) -> usize {
+    usize::try_from(settings.limit).unwrap_or(usize::MAX)
+}
+
+pub(crate) fn encoding(settings: &Settings) -> Encoding {
+    match settings.compress {
+        Compress::Gzip => Encoding::Deflate,
+        Compress::None => Encoding::Plain,
+    }
+}
+
+pub(crate) fn rows(settings: &Settings) -> RowSettings {
+    RowSettings {
+        prefix: settings.metric_prefix.clone(),
+        ttl_s: settings.ttl,
+        tenant: settings.tenant.clone(),
+        payload_bytes_max: payload_bytes_max(settings),
+        overwrite_time: settings.overwrite_collection_timestamp,
+    }
+}
+
+pub(super) fn collector(settings: &Settings) -> actors::collector::Options {
+    actors::collector::Options {
+        rows_max: settings.max_rows,
+        payload_bytes_max: payload_bytes_max(settings),
+        seal_interval: settings.seal_interval,
+        send_interval: settings.interval,
+    }
+}
+
+pub(super) fn forwarder(
+    settings: &Settings,
+    auth: Option<Auth>,
+    tls: Arc<ClientConfig>,
+) -> actors::forwarder::Options {
+    actors::forwarder::Options {
+        limits: Limits {
+            payload_bytes_max: payload_bytes_max(settings),
+            payload_rows_max: settings.max_rows,
+            in_flight_max: settings.concurrency,
+            backoff: Backoff { base: BACKOFF_BASE.min(settings.backoff_max), max: settings.backoff_max },
+            newest_first: settings.catch_up == CatchUp::NewestFirst,
+            authenticates: auth.is_some(),
+        },
+        auth,
+        target: target(settings, tls),
+        encoding: encoding(settings),
+    }
+}
+
+/// What of the spool's settings may change while it is open.
+pub(super) fn spool_policy(settings: &Settings) -> Policy {
+    Policy {
+        bytes_max: settings.spool_max,
+        when_full: match settings.spool_full {
+            SpoolFull::DropOldest => WhenFull::DropOldest,
+            SpoolFull::Block => WhenFull::Block,
+        },
+        age_max: settings.max_age,
+        dead_letter_bytes_max: settings.dead_letters_max,
+    }
+}
+
+pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
+    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max } = spool_policy(settings);
+    actors::spool::Options {
+        place: match &settings.spool {
+            SpoolPlace::Memory => Place::Memory,
+            SpoolPlace::File(path) => Place::File(path.clone()),
+        },
+        sync: match settings.spool_sync {
+            SpoolSync::Normal => Sync::Normal,
+            SpoolSync::Full => Sync::Full,
+        },
+        encoding: encoding(settings),
+        bytes_max,
+        when_full,
+        age_max,
+        dead_letter_bytes_max,
+        newest_first: settings.catch_up == CatchUp::NewestFirst,
+    }
+}
+
+pub(super) fn place_name(place: &SpoolPlace) -> String {
+    match place {
+        SpoolPlace::Memory => ":memory:".to_owned(),
+        SpoolPlace::File(path) => path.display().to_string(),
+    }
+}
+
+/// One line for each thing of the spool that an operator should know.
+pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
+    move |notice| match notice {
+        Notice::Salvaged(salvage) => {
+            error!(log, "the spool was damaged: it is set aside, and what can be read of it goes on";
+                "cause" => salvage.cause, "set_aside" => salvage.set_aside.display().to_string(),
+                "rows" => salvage.rows, "dead_letters" => salvage.dead_letters,
+                "rows_lost" => salvage.lost.map_or("unknown".to_owned(), |lost| lost.to_string()));
+        }
+        Notice::Blocked(cause) => {
+            warn!(log, "the spool takes nothing for now: senders have to wait"; "cause" => cause)
+        }
+        Notice::Unblocked => info!(log, "the spool takes metrics again"),
+        Notice::Dropped { reason, rows } => {
+            warn!(log, "datapoints are dropped by policy"; "reason" => reason, "datapoints" => rows);
+        }
+        Notice::DiskFull => {
+            error!(
+                log,
+                "the disk of the spool is full: it grows no more, and is treated as a spool at its cap"
+            );
+        }
+        Notice::DiskFree => info!(log, "the disk of the spool has room again"),
+        Notice::Unattributed { errors } => {
+            warn!(log, "Blueflood refused rows that were not in the payload"; "errors" => errors);
+        }
+        Notice::Replayed { rows } => debug!(log, "dead letters are sent again"; "datapoints" => rows),
+    }
+}
