@@ -57,15 +57,15 @@ fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
                 if done.load(Ordering::Relaxed) {
                     return;
                 }
-                let lines: String = (0..10).map(|i| format!("b{block}.{i} 1 {time}\n")).collect();
+                let lines: String = (0..50).map(|i| format!("b{block}.{i} 1 {time}\n")).collect();
                 // Now on one connection that outlives them all, now on a new one.
                 if block % 4 == 0 {
                     daemon.send(lines)
                 } else {
                     kept.write_all(lines.as_bytes()).unwrap()
                 }
-                sent.fetch_add(10, Ordering::Relaxed);
-                // What dies must have had something to do: the pace is that of the deaths.
+                sent.fetch_add(50, Ordering::Relaxed);
+                // The rate: about 10,000 a second.
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         });
@@ -78,6 +78,11 @@ fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
                 _ => format!("/end/{}/stop", fastrand::choice(ACTORS).unwrap()),
             };
             deaths += usize::from(daemon.fault(&path));
+            // What dies must have something to do.
+            let before = sent.load(Ordering::Relaxed);
+            if !until(|| sent.load(Ordering::Relaxed) > before) {
+                break;
+            }
         }
         done.store(true, Ordering::Relaxed);
     });
