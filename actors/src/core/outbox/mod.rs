@@ -137,6 +137,8 @@ pub enum Event {
     Seen(ChunkId),
     /// The daemon stops: all that is here is due.
     Drain,
+    /// What kept payloads from leaving is gone, as where Keystone gives tokens again: nothing need wait for its time.
+    Mended,
     /// Time has passed.
     Tick,
 }
@@ -380,6 +382,7 @@ impl Outbox {
             }
             Event::Seen(newest) => self.seen(newest),
             Event::Drain => self.draining = true,
+            Event::Mended => self.mended(now),
             Event::Tick => {}
         }
         if self.draining {
@@ -675,12 +678,7 @@ impl Outbox {
         self.misconfigured = None;
         if let Gate::Closed { since, failures, .. } = std::mem::replace(&mut self.gate, Gate::Open) {
             actions.push(Action::Say(Notice::Opened { after: now.saturating_sub(since), failures }));
-            // What only waited for the gate need not wait any longer.
-            for parcel in
-                self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
-            {
-                parcel.not_before = parcel.not_before.min(now);
-            }
+            self.wait_no_longer(now);
         }
         let usual = self.usual_latency.unwrap_or(took);
         if took > LATENCY_HIGH_MIN.max(usual.saturating_mul(LATENCY_HIGH)) {
@@ -690,6 +688,23 @@ impl Outbox {
             self.concurrency = (self.concurrency + 1.0 / self.concurrency).min(max);
         }
         self.usual_latency = Some((usual * 9 + took) / 10);
+    }
+
+    /// The gate stays closed until a probe has passed it, but that may be made now.
+    fn mended(&mut self, now: Now) {
+        if let Gate::Closed { until, .. } = &mut self.gate {
+            *until = now.min(*until);
+            self.wait_no_longer(now);
+        }
+    }
+
+    /// What only waited for the gate is due.
+    fn wait_no_longer(&mut self, now: Now) {
+        for parcel in
+            self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
+        {
+            parcel.not_before = parcel.not_before.min(now);
+        }
     }
 
     fn slow_down(&mut self) {
