@@ -137,6 +137,8 @@ pub struct Forwarder {
     client: Option<Rc<awc::Client>>,
     /// The token that each parcel in flight was sent with, by generation.
     tokens: HashMap<ParcelId, u64>,
+    /// Whether somebody waits for the next token already.
+    awaits_token: bool,
     wake: Option<SpawnHandle>,
     draining: Vec<oneshot::Sender<()>>,
 }
@@ -149,6 +151,11 @@ enum Sent {
         bytes: usize,
         /// The token that it was sent with, by generation.
         token: Option<u64>,
+    },
+    /// There is no token to send it with, newer than the one that was refused.
+    NoToken {
+        verdict: Verdict,
+        refused: Option<u64>,
     },
     /// The spool has none of its chunks any more.
     Gone,
@@ -168,6 +175,7 @@ impl Forwarder {
             outbox: None,
             client: None,
             tokens: HashMap::new(),
+            awaits_token: false,
             wake: None,
             draining: Vec::new(),
         }
@@ -229,9 +237,7 @@ impl Forwarder {
             };
             let token = match token(auth, refused).await {
                 Ok(token) => token,
-                Err(verdict) => {
-                    return Sent::Answered { verdict, took: Duration::ZERO, bytes: 0, token: None };
-                }
+                Err(verdict) => return Sent::NoToken { verdict, refused },
             };
             let started = Instant::now();
             let bytes = body.len();
@@ -249,9 +255,35 @@ impl Forwarder {
                     }
                     forwarder.event(Event::Answered { parcel, verdict, took }, ctx);
                 }
+                Sent::NoToken { verdict, refused } => {
+                    forwarder.note(&verdict, Duration::ZERO, 0);
+                    forwarder.event(Event::Answered { parcel, verdict, took: Duration::ZERO }, ctx);
+                    forwarder.await_token(refused, ctx);
+                }
                 Sent::Gone => forwarder.event(Event::Gone { parcel }, ctx),
                 Sent::SpoolFailed(error) => forwarder.spool_failed(parcel, &error, ctx),
             }
+        }));
+    }
+
+    /// A token may come long before the next try is due, as when a key's file was corrected. Asking for one costs
+    /// Keystone nothing while it is not to be asked.
+    fn await_token(&mut self, refused: Option<u64>, ctx: &mut Context<Self>) {
+        let Some(auth) = self.options.auth.clone().filter(|_| !self.awaits_token) else { return };
+        self.awaits_token = true;
+        let comes = async move {
+            loop {
+                tokio::time::sleep(TICK).await;
+                match auth.get.ask(|| GetToken).await {
+                    Ok(Ok(token)) if refused.is_none_or(|refused| token.generation > refused) => return,
+                    Ok(_) => {}
+                    Err(Gone) => return,
+                }
+            }
+        };
+        ctx.spawn(comes.into_actor(self).map(|(), forwarder, ctx| {
+            forwarder.awaits_token = false;
+            forwarder.event(Event::Mended, ctx);
         }));
     }
 

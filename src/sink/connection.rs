@@ -123,7 +123,9 @@ async fn ingest(
     tenancy: Tenancy,
     shared: &Shared,
 ) -> io::Result<After> {
-    if let Some(status) = (shared.door)(&received) {
+    let (door, request) = (shared.door.clone(), received.clone());
+    let refused = tokio::task::spawn_blocking(move || door(&request)).await;
+    if let Some(status) = refused.map_err(io::Error::other)? {
         shared.change(|state| state.record(received));
         return send(client, head, &Answer::empty(status)).await;
     }

@@ -59,7 +59,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// What stands before Blueflood, as the proxy does that asks Keystone: the status that an ingest request gets instead
-/// of Blueflood's answer, if any. The stand-in waits for it, so it may take its time.
+/// of Blueflood's answer, if any. It may take its time: other requests do not wait for it.
 pub type Door = Arc<dyn Fn(&Received) -> Option<u16> + Send + Sync>;
 
 /// How a stand-in is set up.

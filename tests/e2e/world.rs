@@ -38,7 +38,7 @@ impl World {
         Self::with(sink::Options { clock: Arc::new(move || ms), ..sink::Options::default() })
     }
 
-    fn with(options: sink::Options) -> Self {
+    pub fn with(options: sink::Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { blueflood: Sink::start(listener, options).unwrap(), folder: TempDir::new().unwrap() }
     }

@@ -1,6 +1,6 @@
-//! Keystone and TLS from outside: the KeystoneAuth actor against a real Keystone, against a stand-in for the version
-//! that no server can be had of, and against certificates of every kind. Never reaches beyond this host, but for the
-//! first installation of Keystone.
+//! Keystone and TLS from outside: the KeystoneAuth actor and the whole daemon against a real Keystone, against a
+//! stand-in for the version that no server can be had of, and against certificates of every kind. Never reaches beyond
+//! this host, but for the first installation of Keystone.
 
 // A test that can't go on says so by a panic.
 #![allow(
@@ -11,11 +11,20 @@
     clippy::unwrap_used
 )]
 
+mod authority;
 mod certificates;
+mod daemon;
+mod encrypted;
+mod networks;
 mod real;
+mod secrets;
 mod stand_in;
 mod v2;
 mod v3;
+// The helpers of the daemon's own tests, of which these here need but some.
+#[allow(dead_code)]
+#[path = "../e2e/world.rs"]
+mod world;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};

@@ -19,7 +19,7 @@ pub const PASSWORD: &str = "s3cret-of-admin";
 pub struct Keystone {
     /// Where tokens are asked for.
     pub url: String,
-    port: u16,
+    pub port: u16,
     directory: tempfile::TempDir,
     running: Option<Child>,
 }
@@ -69,21 +69,36 @@ impl Keystone {
 
     /// Makes an application credential of the user, as an administrator would: its id and secret.
     pub async fn gives_an_application_credential(&self) -> (String, String) {
+        let (user, token) = self.logs_in(PASSWORD).await;
+        let wanted = json!({"application_credential": {"name": "test"}}).to_string();
+        let path = format!("/v3/users/{user}/application_credentials");
+        let (_, _, body) =
+            self.request("POST", &path, &[("X-Auth-Token", &token)], &wanted).await.expect("an answer");
+        let text = |name: &str| body["application_credential"][name].as_str().expect(name).to_owned();
+        (text("id"), text("secret"))
+    }
+
+    /// Changes the password of its user, which ends every token that it had.
+    pub async fn changes_the_password(&self, from: &str, to: &str) {
+        let (user, token) = self.logs_in(from).await;
+        let wanted = json!({"user": {"original_password": from, "password": to}}).to_string();
+        let path = format!("/v3/users/{user}/password");
+        let (status, _, body) =
+            self.request("POST", &path, &[("X-Auth-Token", &token)], &wanted).await.expect("an answer");
+        assert_eq!(status, 204, "{body}");
+    }
+
+    /// The id of its user, and a token.
+    async fn logs_in(&self, password: &str) -> (String, String) {
         let domain = json!({"id": "default"});
         let login = json!({"auth": {
             "identity": {"methods": ["password"],
-                "password": {"user": {"name": "admin", "domain": domain, "password": PASSWORD}}},
+                "password": {"user": {"name": "admin", "domain": domain, "password": password}}},
             "scope": {"project": {"name": "admin", "domain": domain}}}});
         let (_, head, body) =
             self.request("POST", "/v3/auth/tokens", &[], &login.to_string()).await.expect("an answer");
         let token = head.lines().find_map(|line| line.strip_prefix("X-Subject-Token: ")).expect("a token");
-        let user = body["token"]["user"]["id"].as_str().expect("a user");
-        let wanted = json!({"application_credential": {"name": "test"}}).to_string();
-        let path = format!("/v3/users/{user}/application_credentials");
-        let (_, _, body) =
-            self.request("POST", &path, &[("X-Auth-Token", token)], &wanted).await.expect("an answer");
-        let text = |name: &str| body["application_credential"][name].as_str().expect(name).to_owned();
-        (text("id"), text("secret"))
+        (body["token"]["user"]["id"].as_str().expect("a user").to_owned(), token.to_owned())
     }
 
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Option<(u16, String, Value)> {

@@ -132,12 +132,7 @@ impl Outbox {
         if let Gate::Closed { since, failures, .. } = std::mem::replace(&mut self.gate, Gate::Open) {
             turn.actions
                 .push(Action::Say(Notice::Opened { after: turn.now.saturating_sub(since), failures }));
-            // What only waited for the gate need not wait any longer.
-            for parcel in
-                self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
-            {
-                parcel.not_before = parcel.not_before.min(turn.now);
-            }
+            self.wait_no_longer(turn.now);
         }
         let usual = self.usual_latency.unwrap_or(took);
         if took > LATENCY_HIGH_MIN.max(usual.saturating_mul(LATENCY_HIGH)) {
@@ -147,6 +142,23 @@ impl Outbox {
             self.concurrency = (self.concurrency + 1.0 / self.concurrency).min(max);
         }
         self.usual_latency = Some((usual * 9 + took) / 10);
+    }
+
+    /// The gate stays closed until a probe has passed it, but that may be made now.
+    pub(super) fn mended(&mut self, now: Now) {
+        if let Gate::Closed { until, .. } = &mut self.gate {
+            *until = now.min(*until);
+            self.wait_no_longer(now);
+        }
+    }
+
+    /// What only waited for the gate is due.
+    fn wait_no_longer(&mut self, now: Now) {
+        for parcel in
+            self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
+        {
+            parcel.not_before = parcel.not_before.min(now);
+        }
     }
 
     fn slow_down(&mut self) {

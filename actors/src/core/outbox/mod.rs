@@ -154,6 +154,7 @@ impl Outbox {
                 }
             }
             Event::Drain => self.draining = true,
+            Event::Mended => self.mended(now),
             Event::Tick => {}
         }
         if self.draining {

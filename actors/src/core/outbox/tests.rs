@@ -450,6 +450,26 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
+#[test]
+fn what_is_mended_is_probed_at_once_and_not_before_its_time_otherwise() {
+    let mut world = World::new(LIMITS, 3);
+    let away = |cause: &str| Verdict::Unavailable {
+        cause: cause.into(),
+        retry_after: Some(Duration::from_secs(60)),
+    };
+    while let Some((&parcel, _)) = world.in_flight.first_key_value() {
+        world.in_flight.remove(&parcel);
+        let verdict = away("no token");
+        world.event(Event::Answered { parcel, verdict, took: Duration::ZERO });
+    }
+    let sent = world.sent.len();
+    world.now += Duration::from_secs(5);
+    world.event(Event::Tick);
+    assert_eq!(world.sent.len(), sent);
+    world.event(Event::Mended);
+    assert_eq!(world.sent.len(), sent + 1, "one probe, and the gate is closed until it has passed");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]

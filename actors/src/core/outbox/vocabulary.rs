@@ -89,6 +89,8 @@ pub enum Event {
     Seen(ChunkId),
     /// The daemon stops: all that is here is due.
     Drain,
+    /// What kept payloads from leaving is gone, as where Keystone gives tokens again: nothing need wait for its time.
+    Mended,
     /// Time has passed.
     Tick,
 }
