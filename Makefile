@@ -38,6 +38,9 @@ fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
 		$(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
+bench: ## what it costs, against its peers, in four minutes; RESULTS=1 keeps the tables
+	@RESULTS=$(RESULTS) $(CARGO) bench --bench bench
+
 .PHONY: components
 components:
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
