@@ -114,7 +114,9 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it, on the given cores if any, with `more` options that come last.
     pub fn start(url: &str, folder: &Folder, cores: Option<&str>, more: &[&str]) -> Self {
-        let binary = env!("CARGO_BIN_EXE_blueflood-forward");
+        // Another build can be measured by the same bench: what a change is worth.
+        let other = std::env::var("BENCH_BINARY");
+        let binary = other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_blueflood-forward"));
         let mut command = match cores {
             Some(cores) => {
                 let mut command = Command::new("taskset");

@@ -4,6 +4,8 @@
 //! A datapoint's sequence number is its series (in its name) and its round (in its timestamp), so that the sink can
 //! tell what was lost and what came twice.
 
+#![allow(dead_code, reason = "each bench uses its part")]
+
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -188,6 +190,13 @@ impl Frame {
             self.bytes[at..at + time.len()].copy_from_slice(time);
         }
     }
+}
+
+/// The bytes of the frame whose first series is `first`, at a second: a pickle behind its length, or lines.
+pub fn frame(protocol: Protocol, first: usize, seconds: u64) -> Vec<u8> {
+    let mut frame = Frame::new(protocol, first);
+    frame.set_time(seconds);
+    frame.bytes
 }
 
 /// When each frame was written, in microseconds since the start of the run, for the sink to compare with.

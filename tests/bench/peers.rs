@@ -119,6 +119,8 @@ pub fn carbon_relay(plan: Plan, base: u64) -> Result<Ran, String> {
         sink.address.port()
     );
     fs::write(folder.path().join("carbon.conf"), conf).unwrap();
+    // It looks for this one though only the cache would use it.
+    fs::write(folder.path().join("storage-schemas.conf"), "").unwrap();
     fs::create_dir_all(folder.path().join("storage/log/carbon-relay")).unwrap();
     let mut command = Command::new(home.join("bin/python"));
     command.arg(home.join("bin/carbon-relay.py")).current_dir(folder.path());
@@ -129,7 +131,7 @@ pub fn carbon_relay(plan: Plan, base: u64) -> Result<Ran, String> {
         "--logdir=storage/log",
         "start",
     ]);
-    command.env("GRAPHITE_ROOT", folder.path());
+    command.env("GRAPHITE_ROOT", folder.path()).env("GRAPHITE_CONF_DIR", folder.path());
     let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     wait_for(pickle, &mut process)?;
     let before = process.cpu_s();
