@@ -17,4 +17,5 @@ pub mod payload;
 pub mod pickle;
 pub mod protocol;
 pub mod row;
+mod scan;
 pub mod settlement;
