@@ -5,10 +5,10 @@ TORTURE_ROUNDS ?= 300
 # Set by `make fuzz`: seconds for each target.
 FUZZ_SECONDS ?= 20
 
-.PHONY: help run test lint build release torture fuzz bench bench-micro clean
+.PHONY: help run test lint build release torture fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it
 	@config/try.sh target/debug/blueflood-forward
@@ -37,6 +37,15 @@ fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
 	@cd tests/fuzz && for target in $$($(CARGO) fuzz list --fuzz-dir .); do \
 		$(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+bench: ## what it costs, against its peers, in four minutes; RESULTS=1 keeps the tables
+	@RESULTS=$(RESULTS) $(CARGO) bench --bench bench
+
+bench-micro: ## what each stage costs by itself (criterion)
+	@$(CARGO) bench --bench micro
+
+bench-instructions: ## instructions a datapoint of decoding, encoding and sealing (valgrind)
+	@$(CARGO) bench --bench instructions
 
 # What some tests look through: a browser (Debian's, which needs root to install) and promtool (taken out of its package,
 # so that no service is started). A test that finds neither says that it is skipped.

@@ -22,5 +22,6 @@ pub mod payload;
 pub mod pickle;
 pub mod protocol;
 pub mod row;
+mod scan;
 pub mod secret;
 pub mod settlement;

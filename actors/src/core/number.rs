@@ -13,6 +13,9 @@ pub const NUMBER_BYTES_MAX: usize = 512;
 /// The longest two's complement integer that can still lie within a double's range: 1,024 bits and a sign.
 const INTEGER_BYTES_MAX: usize = 129;
 
+/// Whole numbers of so many digits are exact in a double, and in 64 bits.
+const EXACT_DIGITS_MAX: usize = 15;
+
 /// Reads what Python 2's `float()` takes: white space around, a sign, `1.`, `.5`, `1e5`, `inf`, `Infinity`, `nan`.
 ///
 /// `1e400` is infinity, as in Python. `None` for anything else (`0x10`, `1_0`, `1,5`, `1L`, `nan(1)`, nothing) and
@@ -22,7 +25,20 @@ pub fn parse(text: &[u8]) -> Option<f64> {
     if text.len() > NUMBER_BYTES_MAX {
         return None;
     }
-    fast_float2::parse(trim(text)).ok()
+    digits(text).or_else(|| fast_float2::parse(trim(text)).ok())
+}
+
+/// Reads nothing but digits, and few enough of them to be exact: every timestamp, and most counters.
+#[inline]
+fn digits(text: &[u8]) -> Option<f64> {
+    if text.is_empty() || text.len() > EXACT_DIGITS_MAX {
+        return None;
+    }
+    let number = text.iter().try_fold(0u64, |number, &byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number.wrapping_mul(10).wrapping_add(digit.into()))
+    });
+    number.map(|number| number as f64)
 }
 
 /// Reads a decimal integer as pickle's protocol 0 writes it, the `L` of a Python 2 long included, to the nearest double.

@@ -11,7 +11,7 @@
 
 use memchr::memmem;
 
-use super::datapoint::Datapoint;
+use super::{datapoint::Datapoint, scan};
 
 /// The longest key that Cassandra takes, in bytes; Blueflood's key is `tenant.name`.
 pub const KEY_BYTES_MAX: usize = 65_535;
@@ -249,14 +249,17 @@ impl Encoder {
         if !timestamp.is_finite() {
             return Err(Skipped::Timestamp);
         }
-        if self.overwrite_time || timestamp.trunc() == -1.0 {
+        if self.overwrite_time || (timestamp > -2.0 && timestamp <= -1.0) {
             return Ok(now_ms);
         }
-        let ms = (timestamp * 1000.0).round();
+        let ms = timestamp * 1000.0;
         if ms.abs() > TIME_MS_MAX {
             return Err(Skipped::Timestamp);
         }
-        Ok(ms as i64)
+        // As `round` would, which is a call into libm unless the processor is known to have SSE 4.1.
+        let whole = ms as i64;
+        let rest = ms - whole as f64;
+        Ok(whole.saturating_add(i64::from(rest >= 0.5)).saturating_sub(i64::from(rest <= -0.5)))
     }
 }
 
@@ -264,17 +267,25 @@ impl Encoder {
 /// floats apart and what is stored so far is floats; the shortest text that reads back the same.
 fn push_float(out: &mut Vec<u8>, value: f64) {
     // Whole numbers are most of what Graphite senders send, and an integer is written in half the time.
-    if value.abs() < WHOLE_MAX && value.trunc() == value && (value != 0.0 || value.is_sign_positive()) {
-        out.extend_from_slice(itoa::Buffer::new().format(value as i64).as_bytes());
+    let whole = value as i64;
+    if value.abs() < WHOLE_MAX && whole as f64 == value && (whole != 0 || value.is_sign_positive()) {
+        out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
         out.extend_from_slice(b".0");
     } else {
         out.extend_from_slice(zmij::Buffer::new().format_finite(value).as_bytes());
     }
 }
 
+/// Whether a name is printable ASCII that JSON takes as it is.
+#[inline]
+fn is_plain(name: &[u8]) -> bool {
+    let past_tilde = b'~' - b' ' + 1;
+    !scan::any(name, |byte| (byte.wrapping_sub(b' ') >= past_tilde) | (byte == b'"') | (byte == b'\\'))
+}
+
 /// Appends a name within its quotes; true if bytes that were not UTF-8 were replaced.
 fn push_name(out: &mut Vec<u8>, name: &[u8]) -> bool {
-    if name.iter().all(|&byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+    if is_plain(name) {
         out.extend_from_slice(name);
         return false;
     }

@@ -1,12 +1,20 @@
 //! Owns one connection: its bytes, its framing, its patience. It never reads ahead of an unanswered reply, so a
 //! slow collector slows the sender through TCP's own window.
 
-use std::{io, pin::pin, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use futures_util::future::{Either, select};
 use slog::{debug, warn};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::Semaphore;
 use tokio_util::codec::Decoder;
 
 use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake};
@@ -23,6 +31,43 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// While the daemon stops, a socket that has nothing for so long holds nothing.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Connections that are decoded at once: each holds rows until the collector has them, and when it is slow all wait.
+static DECODING: Semaphore = Semaphore::const_new(DECODING_MAX);
+
+/// See [`DECODING`]. Enough for every thread that decodes to have others to go on with.
+const DECODING_MAX: usize = 32;
+
+/// Idle buffers that a thread keeps.
+const BUFFERS_KEPT: usize = 4;
+
+thread_local! {
+    static BUFFERS: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads what there is, [`READ_BYTES`] or more. As long as there is nothing, an empty buffer is left to others: a
+/// thousand connections that wait need no memory to wait in.
+async fn read(stream: &mut (impl AsyncRead + Unpin), bytes: &mut BytesMut) -> io::Result<usize> {
+    let mut left = bytes.is_empty() && bytes.capacity() == 0;
+    poll_fn(|context| {
+        if left {
+            *bytes = BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
+        bytes.reserve(READ_BYTES);
+        let read = pin!(stream.read_buf(bytes)).poll(context);
+        left = read.is_pending() && bytes.is_empty();
+        if left {
+            let buffer = std::mem::take(bytes);
+            BUFFERS.with_borrow_mut(|buffers| {
+                if buffers.len() < BUFFERS_KEPT {
+                    buffers.push(buffer);
+                }
+            });
+        }
+        read
+    })
+    .await
+}
 
 /// Bytes of one connection, counted among those of all.
 struct Undecoded<'a> {
@@ -69,9 +114,8 @@ pub(super) async fn serve(
     loop {
         let stopping = *stop.borrow();
         let patience = if stopping { DRAIN_PATIENCE } else { common.live.borrow().idle_timeout };
-        undecoded.bytes.reserve(READ_BYTES);
         let read = {
-            let read = pin!(tokio::time::timeout(patience, stream.read_buf(&mut undecoded.bytes)));
+            let read = pin!(tokio::time::timeout(patience, read(&mut stream, &mut undecoded.bytes)));
             let stopped = pin!(async {
                 if stopping {
                     std::future::pending::<()>().await;
@@ -103,6 +147,8 @@ pub(super) async fn serve(
                 return Ok(());
             }
         }
+        // It is never closed.
+        let decoding = DECODING.acquire().await;
         loop {
             match framing.decode(&mut undecoded.bytes) {
                 Ok(Some(frame)) => {
@@ -123,6 +169,7 @@ pub(super) async fn serve(
         if intake.hand_off().await.is_err() {
             return Ok(());
         }
+        drop(decoding);
         if !undecoded.count() {
             intake.malformed(Reason::Truncated, b"", &peer);
             warn!(common.log, "closing a connection in the middle of a frame: all senders together have sent more \

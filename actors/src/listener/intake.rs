@@ -14,11 +14,11 @@ use super::{Common, Desk};
 use crate::{
     collector::{Frame as MetricRows, MetricFrame},
     core::{
-        datapoint::{Datapoint, Reason},
+        datapoint::{Datapoint, Malformed, Reason},
         framing::Frame,
         ledger::Decoded,
         line::Lines,
-        pickle::{Bounds, Decoder},
+        pickle::{Bounds, Datapoints, Decoder},
         row::{Encoder, Rows},
     },
     supervisor::Gone,
@@ -30,8 +30,25 @@ const HAND_OFF_BYTES: usize = 256 << 10;
 /// Idle pickle decoders that a thread keeps. They hold memory, so connections share them.
 const DECODERS_KEPT: usize = 4;
 
+/// Idle row buffers that a thread keeps: a connection has one only while it has rows, so that a thousand connections
+/// cost no more than those that are decoded at this moment.
+const ROW_BUFFERS_KEPT: usize = 4;
+
+/// A row buffer that is larger than this is given back, in bytes.
+const ROW_BUFFER_BYTES_MAX: usize = 2 * HAND_OFF_BYTES;
+
 thread_local! {
+    static ROW_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static DECODERS: RefCell<Vec<Decoder>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why no more of a frame was taken.
+#[derive(PartialEq, Eq)]
+enum Stopped {
+    /// There is no more of it.
+    AtEnd,
+    /// The rows so far have to be handed on first.
+    Full,
 }
 
 /// What one sender's frames become.
@@ -66,13 +83,14 @@ impl<'a> Intake<'a> {
     pub(super) async fn take(&mut self, frame: Frame, peer: &dyn Display) -> Result<(), Gone> {
         self.now_ms = now_ms();
         self.encoder = self.common.live.borrow().encoder.clone();
+        if self.rows.text.capacity() == 0 {
+            self.rows.text = ROW_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
         match frame {
             Frame::Lines(block) => {
-                for line in Lines::new(&block) {
-                    match line {
-                        Ok(datapoint) => self.encode(&datapoint).await?,
-                        Err(bad) => self.malformed(bad.reason, bad.sample, peer),
-                    }
+                let mut lines = Lines::new(&block);
+                while self.take_lines(&mut lines, peer) == Stopped::Full {
+                    self.hand_off().await?;
                 }
             }
             Frame::Pickle(pickle) => {
@@ -99,11 +117,8 @@ impl<'a> Intake<'a> {
     ) -> Result<(), Gone> {
         match decoder.decode(pickle) {
             Ok(mut datapoints) => {
-                while let Some(item) = datapoints.next() {
-                    match item {
-                        Ok(datapoint) => self.encode(&datapoint).await?,
-                        Err(bad) => self.malformed(bad.reason, bad.sample, peer),
-                    }
+                while self.take_datapoints(&mut datapoints, peer) == Stopped::Full {
+                    self.hand_off().await?;
                 }
             }
             Err(bad) => self.malformed(bad.reason, bad.sample, peer),
@@ -111,9 +126,36 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    async fn encode(&mut self, datapoint: &Datapoint<'_>) -> Result<(), Gone> {
-        self.decoded.count(self.encoder.encode(datapoint, self.now_ms, &mut self.rows));
-        if self.rows.text.len() >= HAND_OFF_BYTES { self.hand_off().await } else { Ok(()) }
+    // These two wait for nothing, and so are loops that the compiler can see through.
+
+    fn take_lines(&mut self, lines: &mut Lines<'_>, peer: &dyn Display) -> Stopped {
+        while self.rows.text.len() < HAND_OFF_BYTES {
+            match lines.next() {
+                Some(item) => self.take_item(item, peer),
+                None => return Stopped::AtEnd,
+            }
+        }
+        Stopped::Full
+    }
+
+    fn take_datapoints(&mut self, datapoints: &mut Datapoints<'_>, peer: &dyn Display) -> Stopped {
+        while self.rows.text.len() < HAND_OFF_BYTES {
+            match datapoints.next() {
+                Some(item) => self.take_item(item, peer),
+                None => return Stopped::AtEnd,
+            }
+        }
+        Stopped::Full
+    }
+
+    #[inline]
+    fn take_item(&mut self, item: Result<Datapoint<'_>, Malformed<'_>>, peer: &dyn Display) {
+        match item {
+            Ok(datapoint) => {
+                self.decoded.count(self.encoder.encode(&datapoint, self.now_ms, &mut self.rows));
+            }
+            Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+        }
     }
 
     /// Hands all rows so far to the collector, and waits until it has them.
@@ -124,6 +166,7 @@ impl<'a> Intake<'a> {
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
         }
         if self.rows.is_empty() {
+            self.release();
             return Ok(());
         }
         let frame = Arc::new(MetricRows::new(std::mem::take(&mut self.rows), self.now_ms));
@@ -134,8 +177,21 @@ impl<'a> Intake<'a> {
             self.rows = std::mem::take(&mut frame.rows);
             self.rows.text.clear();
             self.rows.count = 0;
+            self.release();
         }
         Ok(())
+    }
+
+    /// Leaves the memory of no rows to whoever has some next.
+    fn release(&mut self) {
+        let buffer = std::mem::take(&mut self.rows.text);
+        if (1..=ROW_BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
+            ROW_BUFFERS.with_borrow_mut(|buffers| {
+                if buffers.len() < ROW_BUFFERS_KEPT {
+                    buffers.push(buffer);
+                }
+            });
+        }
     }
 
     /// Counts malformed input, and says it at a bounded rate.
