@@ -91,7 +91,7 @@ fn a_frame_too_long_ends_its_connection_and_nothing_else() {
     good.write_all(&frame(&[("good.after", 2.0)])).unwrap();
     world.expect_points(3);
     daemon.expect_count("/malformed/frame_too_long", 1);
-    let said = daemon.expect_said("malformed input is not forwarded");
+    let said = daemon.expect_said("a sender is turned away");
     assert_eq!(said["peer"], bad.local_addr().unwrap().to_string());
 }
 
