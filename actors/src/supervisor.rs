@@ -270,8 +270,10 @@ where
         });
         #[cfg(feature = "faults")]
         {
-            let shared = shared.clone();
+            // Not held by what tests may ask: a socket must be closed when the daemon ends.
+            let shared = Arc::downgrade(&shared);
             let end = move |how| {
+                let Some(shared) = shared.upgrade() else { return };
                 let addr = shared.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
                 A::end(addr, how);
             };

@@ -24,7 +24,7 @@ impl Configured {
 
     /// A daemon whose endpoints come from the file.
     fn daemon(&self) -> Daemon {
-        self.world.daemon(&["--config", self.file.to_str().unwrap()])
+        self.world.daemon(&[ENDPOINT_IN_FILE, "--config", self.file.to_str().unwrap()])
     }
 }
 

@@ -19,6 +19,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a condition is looked at that nobody announces.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// Stands among a daemon's options if its endpoints are in its configuration file: the command line would win.
+pub const ENDPOINT_IN_FILE: &str = "(endpoint in file)";
+
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
 
@@ -63,10 +66,10 @@ impl World {
         let mut arguments = vec!["--blueflood", &url, "--tenant", TENANT, "--spool", spool.to_str().unwrap()];
         arguments.extend(["--stats", "127.0.0.1:0", "--log_format", "json", "--interval", "0.1"]);
         arguments.extend(["--seal_interval", "0.05", "--backoff_max", "0.3", "--shutdown_timeout", "10"]);
-        if !more.contains(&"--endpoint") && !more.contains(&"--config") {
+        if !more.contains(&"--endpoint") && !more.contains(&ENDPOINT_IN_FILE) {
             arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
         }
-        arguments.extend(more);
+        arguments.extend(more.iter().filter(|argument| **argument != ENDPOINT_IN_FILE));
         run(&arguments)
     }
 
