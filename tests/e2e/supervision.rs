@@ -47,7 +47,8 @@ impl Daemon {
 #[test]
 fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
     let world = World::new();
-    let daemon = world.daemon(&["--seal_interval", "0.01", "--interval", "0.02"]);
+    // A request that gets no answer must not outlast the patience of this test.
+    let daemon = world.daemon(&["--seal_interval", "0.01", "--interval", "0.02", "--timeout", "2"]);
     let (done, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
