@@ -36,6 +36,10 @@ const REPLAY_ROWS_MAX: u32 = 1_000;
 /// What a file needs beside its chunks: tables, indexes, the ends of pages.
 const OVERHEAD_BYTES: u64 = 128 << 10;
 
+/// Bodies of chunks just stored that are kept for the load that usually follows at once, in bytes. They are in the
+/// file all the same.
+const FRESH_BYTES_MAX: usize = 2 << 20;
+
 pub(super) struct Worker {
     options: Options,
     store: Store,
@@ -53,6 +57,8 @@ pub(super) struct Worker {
     /// Chunks were dropped for a full disk, and nothing was stored since: dropping more would not help.
     dropped_for_disk: bool,
     data_version: Option<i64>,
+    /// Chunks just stored, the oldest first: see [`FRESH_BYTES_MAX`].
+    fresh: VecDeque<(ChunkId, Chunk)>,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
@@ -65,6 +71,7 @@ struct After {
     changes: Vec<Change>,
     notices: Vec<Notice>,
     stored: Vec<Arc<Batch>>,
+    fresh: Vec<(ChunkId, Chunk)>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
 }
@@ -106,6 +113,7 @@ impl Worker {
             blocked: None,
             dropped_for_disk: false,
             data_version: None,
+            fresh: VecDeque::new(),
             say,
         };
         worker.read_counts();
@@ -208,6 +216,13 @@ impl Worker {
     fn follow(&mut self, after: After) {
         self.ledger.change(|ledger| after.changes.into_iter().for_each(|change| change(ledger)));
         after.stored.iter().for_each(|batch| batch.set_stored());
+        self.fresh.extend(after.fresh);
+        let mut bytes: usize = self.fresh.iter().map(|(_, chunk)| chunk.body.len()).sum();
+        while bytes > FRESH_BYTES_MAX
+            && let Some((_, oldest)) = self.fresh.pop_front()
+        {
+            bytes = bytes.saturating_sub(oldest.body.len());
+        }
         if let Some(written) = after.written {
             self.written = written;
         }
@@ -228,6 +243,8 @@ impl Worker {
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string()) {
             Ok((store, salvage)) => {
                 self.store = store;
+                // The new file gives the same numbers again.
+                self.fresh.clear();
                 let open_rows = self.ledger.snapshot().open;
                 self.read_counts();
                 // What is in hand was counted as received in memory only.
@@ -294,11 +311,13 @@ impl Worker {
             if !self.make_room(chunk.body.len(), after)? {
                 break;
             }
-            metas.push(Some(self.store.insert(&chunk, batch.received_ms)?));
+            let meta = self.store.insert(&chunk, batch.received_ms)?;
+            metas.push(Some(meta));
             let rows = u64::from(chunk.rows);
             self.store.count("received", "", rows)?;
             after.changes.push(Box::new(move |ledger| ledger.spooled(rows)));
             after.stored.push(batch.clone());
+            after.fresh.push((meta.id, chunk));
         }
         self.write_counts(after)?;
         Ok(metas)
@@ -367,6 +386,15 @@ impl Worker {
     fn load(&mut self, ids: &[ChunkId], after: &mut After) -> rusqlite::Result<Vec<Chunk>> {
         let mut chunks = Vec::with_capacity(ids.len());
         for &id in ids {
+            if let Some(at) = self.fresh.iter().position(|&(fresh, _)| fresh == id)
+                && let Some((_, chunk)) = self.fresh.remove(at)
+            {
+                // It may have been dropped by policy meanwhile.
+                if self.store.has(id)? {
+                    chunks.push(chunk);
+                }
+                continue;
+            }
             match self.store.load(id)? {
                 Some(Loaded::Intact(_, chunk)) => chunks.push(chunk),
                 Some(Loaded::Damaged(meta)) => self.drop_damaged(meta, after)?,
