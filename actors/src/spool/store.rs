@@ -217,6 +217,14 @@ impl Store {
         statement.query_row([id], loaded).optional()
     }
 
+    /// Whether a chunk is still there.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has(&self, id: ChunkId) -> Result<bool> {
+        self.db.prepare_cached("SELECT 1 FROM chunk WHERE id = ?1")?.exists([id])
+    }
+
     /// Removes chunks; the rows of those that were still there.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
 
+mod upkeep;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,
@@ -47,6 +49,10 @@ const REPLAY_ROWS_MAX: u32 = 1_000;
 /// What a file needs beside its chunks: tables, indexes, the ends of pages.
 const OVERHEAD_BYTES: u64 = 128 << 10;
 
+/// Bodies of chunks just stored that are kept for the load that usually follows at once, in bytes. They are in the
+/// file all the same.
+const FRESH_BYTES_MAX: usize = 2 << 20;
+
 pub(super) struct Worker {
     options: Options,
     store: Store,
@@ -69,6 +75,8 @@ pub(super) struct Worker {
     /// Dropped, by policy, and not yet said.
     dropped: BTreeMap<&'static str, u64>,
     said_dropped: Option<Instant>,
+    /// Chunks just stored, the oldest first: see [`FRESH_BYTES_MAX`].
+    fresh: VecDeque<(ChunkId, Chunk)>,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
@@ -85,6 +93,7 @@ struct After {
     notices: Vec<Notice>,
     dropped: Vec<(&'static str, u64)>,
     stored: Vec<Arc<Batch>>,
+    fresh: Vec<(ChunkId, Chunk)>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
     /// Rows that Blueflood stored, and when they came.
@@ -133,6 +142,7 @@ impl Worker {
             delays: super::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
+            fresh: VecDeque::new(),
             say,
         };
         worker.read_counts();
@@ -273,6 +283,13 @@ impl Worker {
     fn follow(&mut self, after: After) {
         self.ledger.change(|ledger| after.changes.into_iter().for_each(|change| change(ledger)));
         after.stored.iter().for_each(|batch| batch.set_stored());
+        self.fresh.extend(after.fresh);
+        let mut bytes: usize = self.fresh.iter().map(|(_, chunk)| chunk.body.len()).sum();
+        while bytes > FRESH_BYTES_MAX
+            && let Some((_, oldest)) = self.fresh.pop_front()
+        {
+            bytes = bytes.saturating_sub(oldest.body.len());
+        }
         if let Some(written) = after.written {
             self.written = written;
         }
@@ -319,6 +336,8 @@ impl Worker {
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
             Ok((store, salvage)) => {
                 self.store = store;
+                // The new file gives the same numbers again.
+                self.fresh.clear();
                 self.read_counts();
                 self.ledger.change(|ledger| {
                     ledger.open = in_hand;
@@ -394,11 +413,13 @@ impl Worker {
             if !self.make_room(chunk.body.len(), after)? {
                 break;
             }
-            metas.push(Some(self.store.insert(&chunk, batch.received_ms)?));
+            let meta = self.store.insert(&chunk, batch.received_ms)?;
+            metas.push(Some(meta));
             let rows = u64::from(chunk.rows);
             self.store.count("received", "", rows)?;
             after.changes.push(Box::new(move |ledger| ledger.spooled(rows)));
             after.stored.push(batch.clone());
+            after.fresh.push((meta.id, chunk));
         }
         self.write_counts(after)?;
         Ok(metas)
@@ -442,8 +463,19 @@ impl Worker {
 
     // === Out ===
 
-    fn load(&self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
-        ids.iter().filter_map(|&id| self.load_one(id).transpose()).collect()
+    fn load(&mut self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
+        let mut chunks = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let fresh =
+                self.fresh.iter().position(|&(fresh, _)| fresh == id).and_then(|at| self.fresh.remove(at));
+            match fresh {
+                // It may have been dropped by policy meanwhile.
+                Some((_, chunk)) if self.store.has(id)? => chunks.push(chunk),
+                Some(_) => {}
+                None => chunks.extend(self.load_one(id)?),
+            }
+        }
+        Ok(chunks)
     }
 
     /// A chunk that does not read back as it was stored is a damaged file, whatever SQLite thinks of it.
@@ -534,62 +566,6 @@ impl Worker {
             ledger.dead_letters_discarded = ledger.dead_letters_discarded.saturating_add(discarded);
         }));
         Ok(())
-    }
-
-    // === Upkeep ===
-
-    fn upkeep(&mut self) {
-        if let Some(age_max) = self.options.age_max {
-            let limit = now_ms().saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
-            // An error shows in the requests too, and the next upkeep comes in a second.
-            let _ = self.write(|worker, after| worker.drop_older_than(limit, after));
-        }
-        // Read before the marks are: a mark that is set meanwhile is seen the next time.
-        let data_version = self.store.data_version().ok();
-        if data_version != self.data_version && self.write(Self::replay).is_ok() {
-            self.data_version = data_version;
-            self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
-        }
-        self.say_dropped_if_due();
-        self.look_for_room_on_disk();
-        self.append_waiting();
-        // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.
-        let keep = if self.disk_full { 0 } else { GIVE_BACK_PAGES };
-        let _ = self.store.give_back(keep, GIVE_BACK_PAGES);
-        self.show_status();
-    }
-
-    fn drop_older_than(&mut self, limit_ms: i64, after: &mut After) -> rusqlite::Result<()> {
-        let mut rows: u64 = 0;
-        while let Some(id) = self.store.oldest_before(limit_ms)? {
-            rows = rows.saturating_add(self.store.remove(&[id])?);
-        }
-        self.store.count("dropped", "max_age", rows)?;
-        after.dropped("max_age", rows);
-        Ok(())
-    }
-
-    /// Puts dead letters that a tool has marked back among the chunks.
-    fn replay(&mut self, after: &mut After) -> rusqlite::Result<()> {
-        loop {
-            let letters = self.store.take_replays(REPLAY_ROWS_MAX)?;
-            if letters.is_empty() {
-                return Ok(());
-            }
-            let mut rows = Rows::default();
-            let mut by_reason = ByReason::new();
-            for (row, reason) in &letters {
-                rows.append(RowsRef { text: row.as_bytes(), count: 1 });
-                ledger::add(&mut by_reason, reason, 1);
-            }
-            self.store.insert(&self.sealer.seal(rows.as_ref()), now_ms())?;
-            for (reason, &n) in &by_reason {
-                self.store.uncount("refused", reason, n)?;
-            }
-            let count = u64::from(rows.count);
-            after.changes.push(Box::new(move |ledger| ledger.replayed(&by_reason)));
-            after.notices.push(Notice::Replayed { rows: count });
-        }
     }
 
     fn show_status(&mut self) {
