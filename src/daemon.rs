@@ -25,7 +25,7 @@ use actors::metrics::{History, Metrics, Sources};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{self, Notice, Spool, SpoolThread, WhenFull};
-use actors::supervisor::{Storms, Supervised};
+use actors::supervisor::{Storms, Supervised, Vitals};
 use actors::tls;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli;
 use crate::logging::{self, Log, LogSettings};
+use crate::notify::Notifier;
 use crate::settings::{CatchUp, Compress, Effective, Loaded, Settings, SpoolFull, SpoolPlace, SpoolSync};
 
 /// Restarts of actors within a minute, after which the process gives up and lets whoever started it start it again.
@@ -140,6 +141,7 @@ async fn live(ground: Ground, settings: &Settings, shown: Value, log: &Log) -> E
     }
     info!(logger, "forwarding"; "url" => ingest_url(settings), "every_s" => settings.interval.as_secs_f64(),
         "spool" => place_name(&settings.spool), "buffered" => ground.spool.ledger().snapshot().buffered());
+    let notifier = Notifier::start(ground.spool.clone(), actors.vitals.clone(), logger);
 
     tokio::select! {
         () = told_to_stop(&mut term, &mut int) => {}
@@ -149,6 +151,9 @@ async fn live(ground: Ground, settings: &Settings, shown: Value, log: &Log) -> E
         }
     }
     info!(logger, "stopping"; "deliver_for_s" => settings.shutdown_timeout.as_secs_f64());
+    if let Some(notifier) = &notifier {
+        notifier.stopping(Instant::now() + settings.shutdown_timeout + READERS_TIMEOUT + STORE_TIMEOUT);
+    }
     tokio::select! {
         code = actors.stop(ground, settings, logger) => code,
         () = told_to_stop(&mut term, &mut int) => {
@@ -172,6 +177,7 @@ struct Actors {
     forwarder: Supervised<Forwarder>,
     keystone: Option<Supervised<KeystoneAuth>>,
     metrics: Supervised<Metrics>,
+    vitals: Vec<Arc<Vitals>>,
     stop: watch::Sender<bool>,
     readers: TaskTracker,
 }
@@ -251,7 +257,7 @@ impl Actors {
                 forwarder: status,
                 keystone: keystone_status,
                 listeners: ground.sockets.iter().map(|(_, desk)| desk.clone()).collect(),
-                vitals,
+                vitals: vitals.clone(),
                 log_records_lost: log.lost.clone(),
                 started: Instant::now(),
                 stop: stopped,
@@ -263,7 +269,7 @@ impl Actors {
             let make = move |line| Metrics::new(line, sources.clone(), socket.clone(), log.clone());
             Supervised::start("metrics", Arbiter::current(), storms, logger, make)
         };
-        Ok(Self { listeners, collector, forwarder, keystone, metrics, stop, readers })
+        Ok(Self { listeners, collector, forwarder, keystone, metrics, vitals, stop, readers })
     }
 
     /// Accept no more, read what the sockets hold, seal, deliver for a while, leave the rest in the spool.

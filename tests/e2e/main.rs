@@ -24,6 +24,7 @@ mod outages;
 mod page;
 mod prometheus;
 mod senders;
+mod service;
 #[cfg(feature = "faults")]
 mod supervision;
 mod tools;

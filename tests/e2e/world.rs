@@ -57,6 +57,12 @@ impl World {
         self.with_arguments(more, Daemon::start)
     }
 
+    /// The same as [`World::daemon`], in an environment.
+    pub fn daemon_in(&self, environment: &[(&str, &str)], more: &[&str]) -> Daemon {
+        let start = |arguments: &[&str]| Daemon::run(command(arguments).envs(environment.iter().copied()));
+        self.with_arguments(more, start).expect("the daemon starts")
+    }
+
     fn with_arguments<T>(&self, more: &[&str], run: impl FnOnce(&[&str]) -> T) -> T {
         let spool = self.spool();
         let url = self.blueflood.url();
@@ -116,7 +122,11 @@ pub struct Daemon {
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Result<Self, Ended> {
-        let mut child = command(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(&mut command(arguments))
+    }
+
+    fn run(command: &mut Command) -> Result<Self, Ended> {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
         let reader = std::thread::spawn(move || {
