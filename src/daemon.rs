@@ -14,6 +14,7 @@ use actix_rt::Arbiter;
 use actors::collector::{self, Collector, Hand};
 use actors::core::backoff::Backoff;
 use actors::core::chunk::Encoding;
+use actors::core::endpoint::{Endpoint, Transport};
 use actors::core::ledger::{Ledger, sum};
 use actors::core::outbox::Limits;
 use actors::core::row::{Encoder, RowSettings};
@@ -27,6 +28,7 @@ use actors::spool::store::Sync;
 use actors::spool::{self, Notice, Spool, SpoolThread, WhenFull};
 use actors::supervisor::{Storms, Supervised, Vitals};
 use actors::tls;
+use listenfd::ListenFd;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
@@ -58,6 +60,8 @@ const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 /// Runs until it is told to stop.
 pub fn run(loaded: Loaded) -> ExitCode {
+    // It clears what it has read of the environment, so it comes before any thread does.
+    let passed = ListenFd::from_env();
     let log = match logging::start(&LogSettings::from(&loaded.settings)) {
         Ok(log) => log,
         Err(error) => {
@@ -69,7 +73,7 @@ pub fn run(loaded: Loaded) -> ExitCode {
         warn!(log.logger, "{warning}");
     }
     let shown = settings_shown(&loaded.effective);
-    match Ground::prepare(&loaded.settings, &log.logger) {
+    match Ground::prepare(&loaded.settings, passed, &log.logger) {
         Ok(ground) => System::new().block_on(live(ground, &loaded.settings, shown, &log)),
         Err(error) => {
             crit!(log.logger, "{error}");
@@ -88,13 +92,19 @@ struct Ground {
 }
 
 impl Ground {
-    fn prepare(settings: &Settings, log: &Logger) -> Result<Self, String> {
+    fn prepare(settings: &Settings, mut passed: ListenFd, log: &Logger) -> Result<Self, String> {
         let tls::Outgoing { config, warning } = tls::Outgoing::new(&settings.tls())?;
         if let Some(warning) = warning.filter(|_| settings.uses_tls()) {
             warn!(log, "{warning}");
         }
+        let taken = |endpoint: &&Endpoint| matches!(endpoint.transport, Transport::Systemd { .. });
+        let taken = settings.endpoint.iter().filter(taken).count();
+        if passed.len() > taken {
+            warn!(log, "systemd passed sockets that no endpoint names: nobody listens there"; "sockets" => passed.len(),
+                "named" => taken, "write" => "--endpoint systemd:domain=INET:index=0");
+        }
         let bind = |endpoint| {
-            let socket = Bound::bind(endpoint).map_err(|error| error.to_string())?;
+            let socket = Bound::bind(endpoint, &mut passed).map_err(|error| error.to_string())?;
             let desk = Listener::desk(&socket, endpoint.protocol_or(settings.protocol));
             Ok::<_, String>((Arc::new(socket), desk))
         };

@@ -149,8 +149,9 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Where metrics come in: tcp:2004, tcp:port=2004:interface=127.0.0.1:backlog=100, tcp6:2004, udp:2003 or
-    /// unix:/path:mode=660, each with :protocol=line, pickle or auto if it differs from --protocol. May be repeated.
+    /// Where metrics come in: tcp:2004, tcp:port=2004:interface=127.0.0.1:backlog=100, tcp6:2004, udp:2003,
+    /// unix:/path:mode=660 or systemd:domain=INET:index=0 (the first of a socket unit), each with :protocol=line, pickle
+    /// or auto if it differs from --protocol. May be repeated.
     endpoint: Vec<Endpoint> = read::endpoints, {
         group: Group::In, short: Some('e'), value: "ENDPOINT", default: "tcp:2004", list: true,
     }

@@ -1,6 +1,9 @@
 //! The daemon as a service: what systemd hears of it, and what its unit allows.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::world::*;
@@ -98,4 +101,46 @@ fn a_stuck_actor_starves_the_watchdog() {
     daemon.send_lines("stuck", 1);
     let is_hungry = || !systemd.hears().contains(&"WATCHDOG=1".to_owned());
     assert!(until(|| (0..5).all(|_| is_hungry())));
+}
+
+#[test]
+fn a_socket_that_systemd_passes_is_listened_on_and_outlives_the_daemon() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let systemd = "systemd:domain=INET:index=0:protocol=line";
+    let daemon = world.daemon_with_socket(listener.try_clone().unwrap().into(), &["--endpoint", systemd]);
+    daemon.send_lines("a", 3);
+    world.expect_points(3);
+    assert_eq!(daemon.stop().code, Some(0));
+    // Between two runs: nobody is refused.
+    TcpStream::connect(address).unwrap().write_all(lines("b", 2).as_bytes()).unwrap();
+    let daemon = world.daemon_with_socket(listener.into(), &["--endpoint", systemd]);
+    world.expect_points(5);
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
+#[test]
+fn a_unix_socket_that_systemd_passes_keeps_its_file() {
+    let world = World::new();
+    let path = world.folder.path().join("metrics.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = ["--endpoint", "systemd:domain=UNIX:index=0:protocol=line"];
+    let daemon = world.daemon_with_socket(listener.into(), &options);
+    UnixStream::connect(&path).unwrap().write_all(lines("a", 3).as_bytes()).unwrap();
+    world.expect_points(3);
+    daemon.stop();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_socket_that_systemd_did_not_pass_is_named() {
+    let world = World::new();
+    let ended = world.try_daemon(&["--endpoint", "systemd:domain=INET:index=0"]).unwrap_err();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.says("systemd passed 0 sockets, and not this one"), "{ended:#?}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = world.daemon_with_socket(listener.into(), &[]);
+    daemon.expect_said("systemd passed sockets that no endpoint names: nobody listens there");
 }

@@ -49,6 +49,25 @@ pub enum Transport {
         /// Connections that may wait to be accepted.
         backlog: u32,
     },
+    /// A stream socket that systemd bound for us.
+    Systemd {
+        /// What it is said to be.
+        domain: SystemdDomain,
+        /// Its place among those that systemd passed.
+        index: u32,
+    },
+}
+
+/// The kind of a socket that systemd bound. Twisted had to be told; here a wrong one of the first two does no harm,
+/// since `ListenStream=2004` makes an IPv6 socket that takes IPv4 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemdDomain {
+    /// TCP over IPv4.
+    Inet,
+    /// TCP over IPv6.
+    Inet6,
+    /// A unix stream socket.
+    Unix,
 }
 
 impl Endpoint {
@@ -88,7 +107,8 @@ impl FromStr for Endpoint {
                 mode: arguments.mode()?,
                 backlog: arguments.backlog()?,
             },
-            kind @ ("ssl" | "tls" | "systemd") => {
+            "systemd" => Transport::Systemd { domain: arguments.domain()?, index: arguments.index()? },
+            kind @ ("ssl" | "tls") => {
                 return Err(format!("{kind}: is not supported yet: write tcp:, udp: or unix:"));
             }
             port if port.parse::<u16>().is_ok() => return Err(format!("a bare port: write tcp:{port}")),
@@ -123,6 +143,14 @@ impl fmt::Display for Endpoint {
                     write!(f, ":mode={mode:o}")?;
                 }
                 write_backlog(f, *backlog)?;
+            }
+            Transport::Systemd { domain, index } => {
+                let domain = match domain {
+                    SystemdDomain::Inet => "INET",
+                    SystemdDomain::Inet6 => "INET6",
+                    SystemdDomain::Unix => "UNIX",
+                };
+                write!(f, "systemd:domain={domain}:index={index}")?;
             }
         }
         self.protocol.map_or(Ok(()), |protocol| write!(f, ":protocol={protocol}"))
@@ -225,6 +253,20 @@ impl Arguments {
         self.take_first("address", "unix:/run/blueflood-forward/metrics.sock").map(PathBuf::from)
     }
 
+    fn domain(&mut self) -> Result<SystemdDomain, String> {
+        match self.take_first("domain", "systemd:domain=INET:index=0")?.as_str() {
+            "INET" => Ok(SystemdDomain::Inet),
+            "INET6" => Ok(SystemdDomain::Inet6),
+            "UNIX" => Ok(SystemdDomain::Unix),
+            domain => Err(format!("domain {domain:?} is none of INET, INET6 and UNIX")),
+        }
+    }
+
+    fn index(&mut self) -> Result<u32, String> {
+        let index = self.take_first("index", "systemd:domain=INET:index=0")?;
+        index.parse().map_err(|_| format!("index {index:?} is no number: the first socket is index=0"))
+    }
+
     fn mode(&mut self) -> Result<u32, String> {
         let Some(mode) = self.take("mode") else { return Ok(MODE_DEFAULT) };
         match u32::from_str_radix(&mode, 8) {
@@ -294,6 +336,9 @@ mod tests {
             (r"unix:/with\:colon", unix("/with:colon", 0o666)),
             ("unix:/with space", unix("/with space", 0o666)),
             ("udp:2003", Transport::Udp { address: "0.0.0.0:2003".parse().unwrap() }),
+            ("systemd:domain=INET:index=0", Transport::Systemd { domain: SystemdDomain::Inet, index: 0 }),
+            ("systemd:UNIX:1", Transport::Systemd { domain: SystemdDomain::Unix, index: 1 }),
+            ("systemd:INET6:index=2", Transport::Systemd { domain: SystemdDomain::Inet6, index: 2 }),
         ] {
             assert_eq!(text.parse(), Ok(Endpoint { transport, protocol: None }), "{text}");
         }
@@ -333,7 +378,11 @@ mod tests {
             ("tcp:2004:protocol=Nonsense", "pickle, line or auto"),
             ("ssl:2004:privateKey=k.pem", "not supported yet"),
             ("tls:2004", "not supported yet"),
-            ("systemd:domain=INET:index=0", "not supported yet"),
+            ("systemd:", "has no domain: write for example systemd:domain=INET:index=0"),
+            ("systemd:domain=INET", "has no index"),
+            ("systemd:domain=AX25:index=0", "none of INET, INET6 and UNIX"),
+            ("systemd:domain=INET:index=one", "the first socket is index=0"),
+            ("systemd:domain=INET:index=0:backlog=5", "backlog= means nothing"),
         ] {
             let error = text.parse::<Endpoint>().expect_err(text);
             assert!(error.contains(advice), "{text}: {error}");
@@ -348,12 +397,13 @@ mod tests {
 
         #[test]
         fn what_is_written_reads_back(
-            kind in 0..4u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
+            kind in 0..5u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
             backlog in 1..5000u32, protocol in prop::option::of(prop::sample::select(&[Protocol::Line][..])),
         ) {
             let transport = match kind {
                 0 => Transport::Tcp { address: SocketAddr::new(ip, port), backlog },
                 1 => Transport::Udp { address: SocketAddr::new(ip, port) },
+                3 => Transport::Systemd { domain: SystemdDomain::Unix, index: backlog },
                 2 => Transport::Tcp { address: SocketAddr::new(v6.into(), port), backlog },
                 _ => Transport::Unix { path: path.into(), mode, backlog },
             };

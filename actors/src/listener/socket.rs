@@ -11,9 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::core::endpoint::{Endpoint, Transport};
+use crate::core::endpoint::{Endpoint, SystemdDomain, Transport};
 
 /// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
 const UDP_RECEIVE_BYTES: usize = 4 << 20;
@@ -25,8 +26,8 @@ pub enum Bound {
     Tcp(TcpListener),
     /// UDP.
     Udp(UdpSocket),
-    /// A unix stream socket, and its file.
-    Unix(UnixListener, PathBuf),
+    /// A unix stream socket, and its file, unless that is somebody else's.
+    Unix(UnixListener, Option<PathBuf>),
 }
 
 /// Why a socket cannot be bound.
@@ -56,17 +57,18 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl Bound {
-    /// Binds the socket of an endpoint.
+    /// Binds the socket of an endpoint, or takes it from those that systemd `passed`.
     ///
     /// # Errors
     /// [`BindError`], which names the endpoint and the fix.
-    pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
+    pub fn bind(endpoint: &Endpoint, passed: &mut ListenFd) -> Result<Self, BindError> {
         let bound = match &endpoint.transport {
             Transport::Tcp { address, backlog } => tcp(*address, *backlog).map(Bound::Tcp),
             Transport::Udp { address } => udp(*address).map(Bound::Udp),
             Transport::Unix { path, mode, backlog } => {
-                unix(path, *mode, *backlog).map(|listener| Bound::Unix(listener, path.clone()))
+                unix(path, *mode, *backlog).map(|listener| Bound::Unix(listener, Some(path.clone())))
             }
+            Transport::Systemd { domain, index } => take(*domain, *index, passed),
         };
         bound.map_err(|error| BindError { endpoint: endpoint.to_string(), error })
     }
@@ -95,14 +97,19 @@ impl fmt::Display for Bound {
         match self {
             Bound::Tcp(listener) => address(f, "tcp", listener.local_addr()),
             Bound::Udp(socket) => address(f, "udp", socket.local_addr()),
-            Bound::Unix(_, path) => write!(f, "unix:{}", path.display()),
+            Bound::Unix(listener, _) => match listener.local_addr() {
+                Ok(address) => {
+                    write!(f, "unix:{}", address.as_pathname().unwrap_or(Path::new("")).display())
+                }
+                Err(_) => f.write_str("unix"),
+            },
         }
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Bound::Unix(_, path) = self {
+        if let Bound::Unix(_, Some(path)) = self {
             // Left behind, it is only a file that the next start takes away.
             let _ = fs::remove_file(path);
         }
@@ -137,6 +144,26 @@ fn unix(path: &Path, mode: u32, backlog: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     listen(&socket, backlog)?;
     Ok(socket.into())
+}
+
+/// A socket that listens already, with the backlog that its unit gave it. Its file, if it has one, is systemd's.
+fn take(domain: SystemdDomain, index: u32, passed: &mut ListenFd) -> io::Result<Bound> {
+    let why =
+        format!("systemd passed {} sockets, and not this one: a socket unit must list it", passed.len());
+    let missing = || io::Error::new(io::ErrorKind::NotFound, why);
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+    match domain {
+        SystemdDomain::Inet | SystemdDomain::Inet6 => {
+            let listener = passed.take_tcp_listener(index)?.ok_or_else(missing)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Tcp(listener))
+        }
+        SystemdDomain::Unix => {
+            let listener = passed.take_unix_listener(index)?.ok_or_else(missing)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Unix(listener, None))
+        }
+    }
 }
 
 fn listen(socket: &Socket, backlog: u32) -> io::Result<()> {
