@@ -144,3 +144,13 @@ fn a_socket_that_systemd_did_not_pass_is_named() {
     let daemon = world.daemon_with_socket(listener.into(), &[]);
     daemon.expect_said("systemd passed sockets that no endpoint names: nobody listens there");
 }
+
+#[test]
+fn the_unit_is_hardened() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/config/blueflood-forward.service");
+    let analyze = ["security", "--offline=true", "--threshold=19", "--no-pager", unit];
+    match Command::new("systemd-analyze").args(analyze).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(_) => eprintln!("skipped: no systemd-analyze here"),
+    }
+}
