@@ -3,6 +3,7 @@
 
 pub mod check;
 pub mod dead_letters;
+pub mod generate;
 pub mod send;
 pub mod sink;
 pub mod spool;
