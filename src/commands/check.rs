@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use actors::tls::Outgoing;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::say;
 use crate::cli;
 use crate::settings::{self, Effective, Settings, Surroundings};
 
@@ -14,12 +15,22 @@ use crate::settings::{self, Effective, Settings, Surroundings};
 pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
+        .arg(
+            Arg::new("schema")
+                .long("schema")
+                .action(ArgAction::SetTrue)
+                .help("Print the JSON Schema of the configuration file, and do nothing else"),
+        )
         .args(settings::arguments())
         .after_help("Exit status: 0 if the daemon could run with these settings, 2 if not, 1 if a file that they name is wrong.")
 }
 
 /// Prints settings to standard output, warnings and errors to standard error.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
+    if given.get_flag("schema") {
+        say(format_args!("{:#}", settings::schema()));
+        return ExitCode::SUCCESS;
+    }
     let loaded = Settings::load(given, around);
     let effective = match &loaded {
         Ok(loaded) => &loaded.effective,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blueflood_forward::settings;
+use serde_json::Value;
 
 /// What a run of the binary came to.
 struct Outcome {
@@ -188,6 +189,89 @@ fn the_readme_lists_the_options_of_the_table() {
             rest.split_once("<!-- options -->").expect("README.md has a second <!-- options -->");
         format!("{before}<!-- options -->\n{}\n<!-- options -->{after}", settings::table_markdown())
     });
+}
+
+#[test]
+fn the_example_file_fits_the_schema() {
+    let printed = run(&[], &["check", "--schema"]);
+    assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""));
+    let schema: Value = serde_json::from_str(&printed.stdout).expect("JSON");
+    assert_eq!(schema["additionalProperties"], false);
+    let properties = schema["properties"].as_object().expect("properties");
+
+    let text = fs::read_to_string(path("config/blueflood-forward.toml")).expect("the example file");
+    let settings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix('#')).collect();
+    let settings = settings.iter().filter(|line| !line.starts_with([' ', '#'])).copied();
+    let settings = config::Config::builder()
+        .add_source(config::File::from_str(
+            &settings.collect::<Vec<_>>().join("\n"),
+            config::FileFormat::Toml,
+        ))
+        .build()
+        .and_then(config::Config::try_deserialize::<Value>)
+        .expect("TOML");
+    let settings = settings.as_object().expect("a table");
+    assert_eq!(settings.keys().collect::<Vec<_>>(), properties.keys().collect::<Vec<_>>());
+    for (key, value) in settings {
+        let property = &properties[key];
+        let description = property["description"].as_str().expect("a description");
+        match property.get("default") {
+            Some(default) => assert_eq!(default, value, "{key}"),
+            None => assert!(value == "" && description.contains("Default: "), "{key}"),
+        }
+        assert!(value == "" || fits(property, value), "{key} = {value} does not fit {property:#}");
+    }
+    assert!(!fits(&properties["ttl"], &"1 day".into()) && !fits(&properties["compress"], &"zip".into()));
+    assert!(!fits(&properties["limit"], &true.into()) && fits(&properties["limit"], &"64KiB".into()));
+}
+
+/// As much of JSON Schema as ours needs, but for patterns.
+fn fits(schema: &Value, value: &Value) -> bool {
+    let of_type = |kind: &str| match kind {
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => {
+            value.as_array().is_some_and(|items| items.iter().all(|item| fits(&schema["items"], item)))
+        }
+        other => panic!("{other} is no type that is known here"),
+    };
+    let one_of = |key: &str, holds: &dyn Fn(&Value) -> bool| {
+        schema.get(key).and_then(Value::as_array).is_none_or(|all| all.iter().any(holds))
+    };
+    schema.get("type").and_then(Value::as_str).is_none_or(of_type)
+        && one_of("enum", &|allowed| allowed == value)
+        && one_of("anyOf", &|allowed| fits(allowed, value))
+}
+
+#[test]
+fn what_a_package_needs_is_generated() {
+    for (what, words) in [
+        ("man", [".TH blueflood-forward 1", "metric_prefix", "dead\\-letters"]),
+        ("bash", ["complete -F _blueflood__forward", "--metric_prefix", "dead-letters"]),
+        ("zsh", ["#compdef blueflood-forward", "--metric_prefix", "dead-letters"]),
+        ("fish", ["complete -c blueflood-forward", "-l metric_prefix", "dead-letters"]),
+        ("unit", ["Type=notify", "DynamicUser=yes", "WantedBy="]),
+    ] {
+        let generated = run(&[], &["generate", what]);
+        assert_eq!((generated.code, generated.stderr.as_str()), (Some(0), ""), "{what}");
+        for word in words {
+            assert!(generated.stdout.contains(word), "{what} has no {word:?}:\n{}", generated.stdout);
+        }
+        assert!(what == "unit" || !generated.stdout.contains("generate"), "{what}");
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    let generated = run(&[], &["generate", "man", "--into", folder.path().to_str().expect("UTF-8")]);
+    assert_eq!(generated.code, Some(0), "{}", generated.stderr);
+    for page in ["", "-check", "-spool-info", "-dead-letters-replay", "-send"] {
+        assert!(folder.path().join(format!("blueflood-forward{page}.1")).exists(), "{page}");
+    }
+    assert!(!folder.path().join("blueflood-forward-generate.1").exists());
+    assert!(!run(&[], &["--help"]).stdout.contains("generate"));
+    let refused = run(&[], &["generate", "man", "--into", "/nosuch"]);
+    assert_eq!(refused.code, Some(1));
+    refused.says("error: man can't be written: ");
 }
 
 /// Holds a file of the repository to what it should be, or makes it so if asked.
