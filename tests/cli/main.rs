@@ -245,6 +245,34 @@ fn fits(schema: &Value, value: &Value) -> bool {
         && one_of("anyOf", &|allowed| fits(allowed, value))
 }
 
+/// No engine runs in the tests, but what the files tell the daemon can be asked of it.
+#[test]
+fn the_image_and_the_pod_set_what_the_daemon_understands() {
+    let dockerfile = fs::read_to_string(path("config/Dockerfile")).expect("the Dockerfile");
+    let words = dockerfile.split([' ', '\n']).filter(|word| word.starts_with(settings::ENVIRONMENT_PREFIX));
+    let image: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
+    assert_eq!(image.len(), 3, "{image:?}");
+
+    let pod = fs::read_to_string(path("config/kubernetes.yaml")).expect("the manifest");
+    let pod: Vec<(&str, &str)> = pod
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- {name: ")?.strip_suffix('}')?.split_once(", value: "))
+        .map(|(name, value)| (name, value.trim_matches('"')))
+        .collect();
+    assert!(pod.len() >= 6, "{pod:?}");
+
+    let both = [&image[..], &pod[..]].concat();
+    let check = run(&both, &["check"]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    for (name, value) in pod {
+        let origin = format!("environment {name}");
+        let line = check.stdout.lines().find(|line| line.ends_with(&origin));
+        assert!(line.is_some_and(|line| line.contains(value)), "{name}:\n{}", check.stdout);
+    }
+    let state = check.setting("spool");
+    assert_eq!(state, ("/var/lib/blueflood-forward/spool.db", "environment BLUEFLOOD_FORWARD_SPOOL"));
+}
+
 #[test]
 fn what_a_package_needs_is_generated() {
     for (what, words) in [
