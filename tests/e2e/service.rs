@@ -150,7 +150,31 @@ fn the_unit_is_hardened() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/config/blueflood-forward.service");
     let analyze = ["security", "--offline=true", "--threshold=19", "--no-pager", unit];
     match Command::new("systemd-analyze").args(analyze).output() {
-        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unrecognized option") => {
+            eprintln!("skipped: this systemd-analyze rates only units that are loaded");
+        }
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(_) => eprintln!("skipped: no systemd-analyze here"),
     }
+}
+
+/// The same as `make deb-test`, with the program as it is here.
+#[test]
+fn the_package_can_be_installed_upgraded_removed_and_purged() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let script = |name| Command::new(format!("{}/config/deb/{name}", env!("CARGO_MANIFEST_DIR")));
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("skipped: no dpkg-deb here");
+        return;
+    }
+    let build = |command: &mut Command| {
+        let output =
+            command.arg(env!("CARGO_BIN_EXE_blueflood-forward")).arg(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let package = build(script("build").env("COMPRESSION", "none"));
+    let output = script("test").arg(package).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
 }
