@@ -59,7 +59,10 @@ fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> 
         // It panics where it cannot write, so it writes to memory first.
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, PROGRAM, &mut text);
-        to.write_all(&text)?;
+        // Nothing behind a command would be completed, for the dash in our name is written in two ways
+        // (clap-rs/clap#6421, open as of clap_complete 4.6.11).
+        let text = String::from_utf8_lossy(&text).replace("blueflood__subcmd__forward", "blueflood__forward");
+        to.write_all(text.as_bytes())?;
     }
     Ok(())
 }

@@ -3,7 +3,13 @@
 //! Never starts the daemon.
 
 // A test that can't go on says so by a panic.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::string_slice)]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -300,6 +306,25 @@ fn what_a_package_needs_is_generated() {
     let refused = run(&[], &["generate", "man", "--into", "/nosuch"]);
     assert_eq!(refused.code, Some(1));
     refused.says("error: man can't be written: ");
+}
+
+#[test]
+fn bash_completes_commands_and_their_options() {
+    let completes = |words: &str, word: &str| {
+        // Sourced and asked as bash itself would: the words so far, and the one at the cursor.
+        let script = "source <(\"$0\" generate bash); COMP_WORDS=($1 \"$2\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                      _blueflood__forward blueflood-forward \"$2\" \"\"; echo \"${COMPREPLY[*]}\"";
+        let program = env!("CARGO_BIN_EXE_blueflood-forward");
+        let output = Command::new("bash").args(["-c", script, program, words, word]).output().ok()?;
+        String::from_utf8(output.stdout).ok()
+    };
+    let Some(option) = completes("blueflood-forward", "--metr") else {
+        eprintln!("skipped: no bash here");
+        return;
+    };
+    assert_eq!(option, "--metric_prefix\n");
+    assert_eq!(completes("blueflood-forward dead-letters", "re").as_deref(), Some("replay\n"));
+    assert_eq!(completes("blueflood-forward check", "--sch").as_deref(), Some("--schema\n"));
 }
 
 /// Holds a file of the repository to what it should be, or makes it so if asked.
