@@ -4,8 +4,10 @@ CARGO ?= cargo
 TORTURE_ROUNDS ?= 300
 # Set by `make fuzz`: seconds for each target.
 FUZZ_SECONDS ?= 20
+# What a program comes to.
+SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test lint build release torture fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test lint build release static deb deb-test torture fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +29,29 @@ build: ## the program, for trying: target/debug/blueflood-forward
 
 release: ## the program, for use: target/release/blueflood-forward
 	$(CARGO) build --release
-	@ls -l target/release/blueflood-forward | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
+	@$(call SIZE,target/release/blueflood-forward)
+
+# musl's allocator is slower under load, so this is for hosts whose libc is too old or not glibc.
+MUSL = $(shell uname -m)-unknown-linux-musl
+static: ## the program for any Linux, without a libc: needs musl-gcc (Debian's musl-tools)
+	@rustup target list --installed 2>/dev/null | grep -qx $(MUSL) || rustup target add $(MUSL) || \
+		{ echo "$(MUSL) is not installed, and cannot be had from here"; exit 1; }
+	@command -v musl-gcc >/dev/null || { echo "no musl-gcc here: SQLite and ring need it (apt install musl-tools)"; exit 1; }
+	CC_$(subst -,_,$(MUSL))=musl-gcc $(CARGO) build --release --target $(MUSL)
+	@$(call SIZE,target/$(MUSL)/release/blueflood-forward)
+
+# What is packaged: another program may be named, the static one say.
+PROGRAM ?= target/release/blueflood-forward
+deb: $(PROGRAM) ## a Debian package: target/deb/blueflood-forward_*.deb
+	@config/deb/build $(PROGRAM) target/deb
+
+# Cargo knows what is up to date.
+.PHONY: target/release/blueflood-forward
+target/release/blueflood-forward:
+	$(CARGO) build --release
+
+deb-test: deb ## install that package into a root of its own, upgrade, remove and purge it
+	@config/deb/test target/deb/blueflood-forward_*.deb
 
 torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture

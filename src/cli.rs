@@ -31,7 +31,7 @@ Examples:
     blueflood-forward check --config example.conf
     blueflood-forward --config example.conf";
 
-/// All that can be typed.
+/// All that an operator can type.
 pub fn command() -> Command {
     Command::new("blueflood-forward")
         .about(ABOUT)
@@ -53,7 +53,7 @@ pub fn command() -> Command {
 
 /// Does what `arguments` ask for; the first of them is the program's own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<'_>) -> ExitCode {
-    let matches = match command().try_get_matches_from(arguments) {
+    let matches = match command().subcommand(commands::generate::command()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(answer) => {
             // --help and --version come this way too. Nobody is left to tell if it can't be printed.
@@ -68,6 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
         Some(("dead-letters", given)) => commands::dead_letters::run(given, around),
         Some(("send", given)) => commands::send::run(given),
         Some(("sink", given)) => commands::sink::run(given),
+        Some(("generate", given)) => commands::generate::run(given),
         _ => run_daemon(&matches, around),
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use actors::tls::Outgoing;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use super::connect;
+use super::{connect, say};
 use crate::cli;
 use crate::settings::{self, Effective, Settings, Surroundings};
 
@@ -15,6 +15,12 @@ use crate::settings::{self, Effective, Settings, Surroundings};
 pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
+        .arg(
+            Arg::new("schema")
+                .long("schema")
+                .action(ArgAction::SetTrue)
+                .help("Print the JSON Schema of the configuration file, and do nothing else"),
+        )
         .args(settings::arguments())
         .arg(
             Arg::new("connect")
@@ -37,6 +43,10 @@ pub fn command() -> Command {
 
 /// Prints settings to standard output, warnings and errors to standard error.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
+    if given.get_flag("schema") {
+        say(format_args!("{:#}", settings::schema()));
+        return ExitCode::SUCCESS;
+    }
     let loaded = Settings::load(given, around);
     let effective = match &loaded {
         Ok(loaded) => &loaded.effective,

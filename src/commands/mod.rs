@@ -4,6 +4,7 @@
 pub mod check;
 pub mod connect;
 pub mod dead_letters;
+pub mod generate;
 pub mod send;
 pub mod sink;
 pub mod spool;

@@ -21,7 +21,8 @@ use actors::listener::socket::Bound;
 use actors::listener::{self, Desk, Listener, Live};
 use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
-use actors::supervisor::{Lifeline, Storms, Supervised};
+use actors::supervisor::{Lifeline, Storms, Supervised, Vitals};
+use listenfd::ListenFd;
 use rustls::ClientConfig;
 use serde_json::Value;
 use slog::{Logger, error, info, warn};
@@ -33,10 +34,10 @@ use super::options;
 use crate::settings::{Settings, SpoolPlace};
 
 /// How long connections may take to hand over what their sockets already hold.
-const READERS_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const READERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the last chunk may take into the spool.
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An endpoint whose socket is bound.
 pub(super) struct Door {
@@ -55,11 +56,12 @@ impl Door {
         endpoint: &Endpoint,
         protocol: Protocol,
         mut others: impl Iterator<Item = &'a Self>,
+        passed: &mut ListenFd,
     ) -> Result<Self, String> {
         let protocol = endpoint.protocol_or(protocol);
         let socket = match others.find(|other| other.transport == endpoint.transport) {
             Some(other) => other.socket.clone(),
-            None => Arc::new(Bound::bind(endpoint).map_err(|error| error.to_string())?),
+            None => Arc::new(Bound::bind(endpoint, passed).map_err(|error| error.to_string())?),
         };
         let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
         Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })
@@ -200,6 +202,16 @@ impl Crew {
         self.listeners.iter().map(|running| &running.door)
     }
 
+    /// What is known of each actor.
+    pub(super) fn vitals(&self) -> Vec<Arc<Vitals>> {
+        vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners)
+    }
+
+    /// The spool.
+    pub(super) fn spool(&self) -> &Spool {
+        &self.ground.spool
+    }
+
     /// What each endpoint looks like from outside.
     pub(super) fn desks(&self) -> Vec<Arc<Desk>> {
         desks(&self.listeners)
@@ -257,7 +269,7 @@ impl Crew {
             forwarder: self.forwarder_status.clone(),
             keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
             listeners: self.desks(),
-            vitals: vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners),
+            vitals: self.vitals(),
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,
             stop: self.stop.subscribe(),
@@ -385,7 +397,7 @@ fn vitals(
     forwarder: &Supervised<Forwarder>,
     keystone: Option<&Keystone>,
     listeners: &[Running],
-) -> Vec<Arc<actors::supervisor::Vitals>> {
+) -> Vec<Arc<Vitals>> {
     let mut vitals = vec![collector.vitals(), forwarder.vitals()];
     vitals.extend(keystone.map(|(actor, _)| actor.vitals()));
     vitals.extend(listeners.iter().map(|running| running.actor.vitals()));

@@ -7,18 +7,22 @@ mod options;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::System;
+use actors::core::endpoint::{Endpoint, Transport};
 use actors::spool::Spool;
 use actors::supervisor::Storms;
 use actors::tls;
+use listenfd::ListenFd;
 use slog::{Logger, crit, error, info, o, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use self::crew::{Crew, Door, Ground};
+use self::crew::{Crew, Door, Ground, READERS_TIMEOUT, STORE_TIMEOUT};
 use crate::cli;
 use crate::logging::{self, Log, LogSettings};
+use crate::notify::Notifier;
 use crate::settings::{Effective, Loaded, Refused, Settings};
 
 pub(crate) use self::options::{encoding, rows, target};
@@ -46,6 +50,8 @@ pub type Reread<'a> = &'a dyn Fn() -> Result<Loaded, Box<Refused>>;
 
 /// Runs until it is told to stop.
 pub fn run(loaded: Loaded, reread: Reread<'_>) -> ExitCode {
+    // It clears what it has read of the environment, so it comes before any thread does.
+    let passed = ListenFd::from_env();
     let log = match logging::start(&LogSettings::from(&loaded.settings)) {
         Ok(log) => log,
         Err(error) => {
@@ -56,7 +62,7 @@ pub fn run(loaded: Loaded, reread: Reread<'_>) -> ExitCode {
     for warning in &loaded.warnings {
         warn!(log.logger, "{warning}");
     }
-    match prepare(&loaded.settings, &log) {
+    match prepare(&loaded.settings, passed, &log) {
         Ok((ground, doors)) => System::new().block_on(live(ground, doors, loaded, reread, &log)),
         Err(error) => {
             crit!(log.logger, "{error}");
@@ -66,12 +72,18 @@ pub fn run(loaded: Loaded, reread: Reread<'_>) -> ExitCode {
 }
 
 /// All that can fail for a reason that only an operator can mend.
-fn prepare(settings: &Settings, log: &Log) -> Result<(Ground, Vec<Door>), String> {
+fn prepare(settings: &Settings, mut passed: ListenFd, log: &Log) -> Result<(Ground, Vec<Door>), String> {
     outgoing(settings, &log.logger)?;
+    let named = |endpoint: &&Endpoint| matches!(endpoint.transport, Transport::Systemd { .. });
+    let named = settings.endpoint.iter().filter(named).count();
+    if passed.len() > named {
+        warn!(log.logger, "systemd passed sockets that no endpoint names: nobody listens there";
+            "sockets" => passed.len(), "named" => named, "write" => "--endpoint systemd:domain=INET:index=0");
+    }
     let doors = settings
         .endpoint
         .iter()
-        .map(|endpoint| Door::open(endpoint, settings.protocol, std::iter::empty()))
+        .map(|endpoint| Door::open(endpoint, settings.protocol, std::iter::empty(), &mut passed))
         .collect::<Result<_, _>>()?;
     let stats = settings.stats.map(bind_stats).transpose()?.map(Arc::new);
     let say = options::say_of_spool(log.logger.new(o!()));
@@ -174,15 +186,18 @@ async fn live(
     }
     info!(logger, "forwarding"; "url" => options::ingest_url(settings), "every_s" => settings.interval.as_secs_f64(),
         "spool" => options::place_name(&settings.spool), "buffered" => found);
+    let notifier = Notifier::start(crew.spool().clone(), crew.vitals(), logger);
 
     loop {
         tokio::select! {
             told = signals.told() => match told {
                 Told::Stop => break,
                 Told::Reload => {
+                    notifier.iter().for_each(Notifier::reloading);
                     if let Some(new) = reload(&mut crew, &loaded, reread, log).await {
                         loaded = new;
                     }
+                    notifier.iter().for_each(Notifier::ready);
                 }
             },
             last_line = ended.recv() => {
@@ -192,6 +207,10 @@ async fn live(
         }
     }
     info!(logger, "stopping"; "deliver_for_s" => loaded.settings.shutdown_timeout.as_secs_f64());
+    if let Some(notifier) = &notifier {
+        let patience = loaded.settings.shutdown_timeout + READERS_TIMEOUT + STORE_TIMEOUT;
+        notifier.stopping(Instant::now() + patience);
+    }
     tokio::select! {
         code = crew.stop(&loaded.settings) => code,
         () = signals.told_to_stop() => {
@@ -226,7 +245,8 @@ async fn reload(crew: &mut Crew, old: &Loaded, reread: Reread<'_>, log: &Log) ->
         }
     };
     // All doors first: one that cannot be opened leaves everything as it is.
-    let open = |endpoint| Door::open(endpoint, new.settings.protocol, crew.doors());
+    let mut passed = ListenFd::empty();
+    let open = |endpoint| Door::open(endpoint, new.settings.protocol, crew.doors(), &mut passed);
     let doors: Vec<Door> = match new.settings.endpoint.iter().map(open).collect() {
         Ok(doors) => doors,
         Err(error) => {

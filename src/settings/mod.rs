@@ -6,6 +6,7 @@ mod arguments;
 mod auth;
 mod ini;
 mod render;
+mod schema;
 mod sources;
 mod table;
 mod values;
@@ -18,8 +19,9 @@ use zeroize::Zeroize;
 
 pub use arguments::arguments;
 pub use render::{example_toml, table_markdown};
+pub use schema::schema;
 pub use sources::Surroundings;
-pub use table::{ENVIRONMENT_PREFIX, Group, Setting, Settings, TABLE};
+pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Setting, Settings, TABLE};
 pub use values::{AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
 
 /// The text of one setting that counts, and the source that it came from.

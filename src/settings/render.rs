@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::table::{Group, Setting, TABLE};
+use super::table::{Group, ORIGINAL_NAMES, Setting, TABLE};
 
 const GROUPS: [Group; 4] = [Group::In, Group::Out, Group::Kept, Group::Seen];
 
@@ -14,8 +14,18 @@ pub fn example_toml() -> String {
          # A time is a number of seconds or a text such as \"500ms\", \"10min\", \"2d\";\n\
          # a size is a number of bytes or a text such as \"64KiB\", \"10MiB\", \"1GiB\".\n\
          # The command line and the environment (BLUEFLOOD_FORWARD_...) win over this file.\n\
-         # `blueflood-forward check --config FILE` says what counts, and where it comes from.\n",
+         # `blueflood-forward check --config FILE` says what counts, and where it comes from.\n\n",
     );
+    let originals: Vec<&str> =
+        TABLE.iter().map(|setting| setting.original).filter(|name| !name.is_empty()).collect();
+    let originals = format!(
+        "With {ORIGINAL_NAMES}=1 the environment of the original's image counts too, below ours and where it is not \
+         empty: {}.",
+        originals.join(", ")
+    );
+    for line in wrapped(&originals, 98) {
+        let _ = writeln!(text, "# {line}");
+    }
     for group in GROUPS {
         let _ = write!(text, "\n\n# === {} ===\n", group.heading());
         for setting in TABLE.iter().filter(|setting| setting.group == group) {

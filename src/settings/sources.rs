@@ -12,8 +12,8 @@ use config::{Config, ConfigError, FileFormat, Format, Map, Source, Value, ValueK
 use zeroize::Zeroizing;
 
 use super::ini::Ini;
-use super::table::{ENVIRONMENT_PREFIX, Setting, TABLE, setting};
-use super::{Effective, Problem};
+use super::table::{ENVIRONMENT_PREFIX, ORIGINAL_NAMES, Setting, TABLE, setting};
+use super::{Effective, Problem, values};
 
 /// What of the process the settings depend on, handed in so that tests need no process.
 pub struct Surroundings<'a> {
@@ -46,6 +46,7 @@ impl Gathered {
     pub fn from(given: &ArgMatches, around: &Surroundings<'_>) -> Self {
         let mut gathered = Self::default();
         let command_line = command_line(given);
+        let originals = gathered.originals_environment(&around.environment);
         let environment = gathered.environment(&around.environment);
         let named =
             [&command_line, &environment].into_iter().find_map(|layer| layer.0.get("config")).cloned();
@@ -53,7 +54,7 @@ impl Gathered {
             Some(path) if path.kind != ValueKind::from("") => gathered.file(&path, around),
             _ => Layer::default(),
         };
-        let layers = [defaults(), file, environment, command_line];
+        let layers = [defaults(), file, originals, environment, command_line];
         match merge(layers) {
             Ok(mut values) => {
                 let found = TABLE.iter().filter_map(|setting| Some((setting, values.remove(setting.key)?)));
@@ -111,11 +112,37 @@ impl Gathered {
             match (TABLE.iter().find(|setting| setting.environment() == name), value.to_str()) {
                 (Some(setting), Some(text)) => layer.set(setting, several(setting, text), &origin),
                 (Some(_), None) => self.problems.push(Problem::new(&origin, "", "is not UTF-8")),
+                _ if name == ORIGINAL_NAMES => (),
                 (None, text) if by_kubernetes(name, text.unwrap_or_default()) => (),
                 (None, _) => {
                     let why = unknown(name, TABLE.iter().map(Setting::environment));
                     self.problems.push(Problem::new(name, "environment", why));
                 }
+            }
+        }
+        layer
+    }
+
+    /// The names of the original's image, where they are asked for. Its entrypoint passed on what was empty: here that
+    /// is as if it were not set.
+    fn originals_environment(&mut self, environment: &BTreeMap<OsString, OsString>) -> Layer {
+        let mut layer = Layer::default();
+        let asked = environment.get(OsStr::new(ORIGINAL_NAMES)).map(|asked| asked.to_string_lossy());
+        match asked.as_deref().map(values::boolean) {
+            Some(Ok(true)) => {}
+            Some(Err(why)) => {
+                self.problems.push(Problem::new(ORIGINAL_NAMES, "environment", why));
+                return layer;
+            }
+            _ => return layer,
+        }
+        for setting in TABLE.iter().filter(|setting| !setting.original.is_empty()) {
+            let name = setting.original;
+            let origin = format!("environment {name}");
+            match environment.get(OsStr::new(name)).map(|value| value.to_str()) {
+                Some(Some(text)) if !text.is_empty() => layer.set(setting, several(setting, text), &origin),
+                Some(None) => self.problems.push(Problem::new(&origin, "", "is not UTF-8")),
+                _ => {}
             }
         }
         layer
@@ -194,7 +221,7 @@ impl Source for Layer {
 }
 
 /// Later layers win.
-fn merge(layers: [Layer; 4]) -> Result<Map<String, Value>, ConfigError> {
+fn merge(layers: [Layer; 5]) -> Result<Map<String, Value>, ConfigError> {
     let builder = layers.into_iter().fold(Config::builder(), |builder, layer| builder.add_source(layer));
     builder.build()?.collect()
 }

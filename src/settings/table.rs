@@ -30,6 +30,8 @@ pub struct Setting {
     pub unit: &'static str,
     /// What an empty value means; "" if it may not be empty.
     pub empty: &'static str,
+    /// Its environment variable in the original's image, if it had one.
+    pub original: &'static str,
     /// Whether it may have several values.
     pub list: bool,
     /// Whether its value is never shown.
@@ -46,6 +48,7 @@ impl Setting {
         default: "",
         unit: "",
         empty: "",
+        original: "",
         list: false,
         secret: false,
         help: "",
@@ -92,6 +95,10 @@ fn without_user(text: &str) -> String {
 
 /// What every environment name of ours begins with.
 pub const ENVIRONMENT_PREFIX: &str = "BLUEFLOOD_FORWARD_";
+
+/// The environment variable that makes the names of the original's image count. They do not without it: on an ordinary
+/// host `LIMIT` or `ENDPOINT` may be anybody's.
+pub const ORIGINAL_NAMES: &str = "BLUEFLOOD_FORWARD_ORIGINAL_NAMES";
 
 /// The headings under which settings are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,11 +157,12 @@ macro_rules! settings {
 
 settings! {
     /// Where metrics come in: tcp:2004, tcp:port=2004:interface=127.0.0.1:backlog=100, tcp6:2004, udp:2003,
-    /// unix:/path:mode=660 or tls:2004:privateKey=key.pem:certKey=cert.pem:caCerts=ca.pem, each with :protocol=line,
-    /// pickle or auto if it differs from --protocol, and :allow=10.0.0.0/8,127.0.0.1 if not everyone may send. May be
-    /// repeated.
+    /// unix:/path:mode=660, tls:2004:privateKey=key.pem:certKey=cert.pem:caCerts=ca.pem or systemd:domain=INET:index=0
+    /// (the first of a socket unit), each with :protocol=line, pickle or auto if it differs from --protocol, and
+    /// :allow=10.0.0.0/8,127.0.0.1 if not everyone may send. May be repeated.
     endpoint: Vec<Endpoint> = read::endpoints, {
         group: Group::In, short: Some('e'), value: "ENDPOINT", default: "tcp:2004", list: true,
+        original: "ENDPOINT",
     }
     /// What senders speak: pickle (from carbon-relay), line, or auto, which tells them apart by the first byte.
     protocol: Protocol = read::protocol, {
@@ -176,31 +184,38 @@ settings! {
     /// The URL of Blueflood's ingest service.
     blueflood: String = read::http_url, {
         group: Group::Out, short: Some('b'), value: "URL", default: "http://localhost:19000",
+        original: "BLUEFLOOD_URL",
     }
     /// The Blueflood tenant that owns the metrics.
     tenant: String = read::tenant, {
         group: Group::Out, short: Some('t'), value: "TENANT", default: "tenant",
+        original: "TENANT_ID",
     }
     /// Put this and a dot before every metric's name.
     metric_prefix: String = read::text, {
         group: Group::Out, short: Some('p'), value: "PREFIX", empty: "no prefix",
+        original: "METRIC_PREFIX",
     }
     /// How long Blueflood keeps each datapoint.
     ttl: u32 = read::ttl, {
         group: Group::Out, value: "SECONDS", default: "86400", unit: "s",
+        original: "DEFAULT_TTL",
     }
     /// How often metrics are sent.
     interval: Duration = read::interval, {
         group: Group::Out, short: Some('i'), value: "TIME", default: "30", unit: "s",
+        original: "METRICS_SEND_INTERVAL",
     }
     /// The user to authenticate as; with v3applicationcredential, the credential's id.
     user: String = read::text, {
         group: Group::Out, short: Some('u'), value: "USER", empty: "no authentication",
+        original: "KEYSTONE_USER",
     }
     /// The user's API key, password or the credential's secret. Better named by --key_file: everyone on this host can
     /// see a command line.
     key: Secret = read::secret, {
         group: Group::Out, short: Some('k'), value: "KEY", empty: "none", secret: true,
+        original: "KEYSTONE_KEY",
     }
     /// A file that holds the key and nothing else. It is read again for every token, so a changed key needs no
     /// restart.
@@ -223,6 +238,7 @@ settings! {
     /// Where tokens are asked for when a user is set.
     auth_url: String = read::http_url, {
         group: Group::Out, value: "URL", default: "https://identity.api.rackspacecloud.com/v2.0/tokens",
+        original: "AUTH_URL",
     }
     /// Certificates in PEM that are trusted besides the system's.
     ca_file: Option<PathBuf> = read::path, {
@@ -243,6 +259,7 @@ settings! {
     /// How large a request may be before compression. 0 means the most that Blueflood takes, 1048576.
     limit: u64 = read::limit, {
         group: Group::Out, value: "SIZE", default: "0", unit: "bytes",
+        original: "LIMIT",
     }
     /// How many datapoints a request may hold.
     max_rows: u32 = count(1..=100_000), {

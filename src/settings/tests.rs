@@ -141,6 +141,50 @@ fn the_command_line_wins_over_the_environment_over_the_file_over_the_default() {
 }
 
 #[test]
+fn the_names_of_the_originals_image_count_where_they_are_asked_for() {
+    let names = [
+        ("TENANT_ID", "tenant", "acme"),
+        ("ENDPOINT", "endpoint", "tcp:2010"),
+        ("BLUEFLOOD_URL", "blueflood", "http://b:1"),
+        ("METRIC_PREFIX", "metric_prefix", "site"),
+        ("DEFAULT_TTL", "ttl", "60"),
+        ("METRICS_SEND_INTERVAL", "interval", "5"),
+        ("LIMIT", "limit", "2000"),
+        ("KEYSTONE_USER", "user", "bob"),
+        ("KEYSTONE_KEY", "key", "s3cret"),
+        ("AUTH_URL", "auth_url", "http://k:1"),
+    ];
+    let user = || names.iter().fold(User::types(""), |user, (name, _, value)| user.sets(name, value));
+    let loaded = user().sets(ORIGINAL_NAMES, "1").loads().unwrap();
+    for (name, key, value) in names {
+        let entry = loaded.effective.iter().find(|entry| entry.setting.key == key).unwrap();
+        assert_eq!((entry.text.as_str(), &entry.origin), (value, &format!("environment {name}")));
+    }
+    for unasked in [user(), user().sets(ORIGINAL_NAMES, "0"), user().sets(ORIGINAL_NAMES, "")] {
+        let loaded = unasked.loads().unwrap();
+        assert!(loaded.effective.iter().all(|entry| entry.origin.starts_with("default")));
+    }
+    let ours = user().sets(ORIGINAL_NAMES, "yes").sets("BLUEFLOOD_FORWARD_TENANT", "ours").settings();
+    assert_eq!((ours.tenant.as_str(), ours.ttl), ("ours", 60));
+}
+
+/// Its entrypoint turned an empty user and key into the user `-k`, and a URL without a scheme never worked.
+#[test]
+fn the_originals_image_had_faults_that_are_not_repeated() {
+    let user = || User::types("").sets(ORIGINAL_NAMES, "1");
+    let unset = user().sets("KEYSTONE_USER", "").sets("KEYSTONE_KEY", "").sets("TENANT_ID", "").settings();
+    assert_eq!((unset.user.as_str(), unset.tenant.as_str()), ("", "tenant"));
+    assert!(unset.credentials().is_none());
+    let wrong = user().sets("BLUEFLOOD_URL", "localhost:19000").sets("DEFAULT_TTL", "x");
+    let problems: Vec<_> = wrong.loads().unwrap_err().problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].contains("(environment BLUEFLOOD_URL): has no scheme: write http://localhost:19000"));
+    assert!(problems[1].contains("(environment DEFAULT_TTL): "), "{problems:?}");
+    let unclear = User::types("").sets(ORIGINAL_NAMES, "perhaps").loads().unwrap_err();
+    assert_eq!(unclear.problems[0].key, ORIGINAL_NAMES);
+}
+
+#[test]
 fn an_empty_value_wins_where_it_means_something() {
     let user = User::writes("/x.toml", "metric_prefix = 'a'\nstats = '127.0.0.1:1'")
         .sets("BLUEFLOOD_FORWARD_STATS", "");

@@ -25,6 +25,7 @@ mod page;
 mod prometheus;
 mod reload;
 mod senders;
+mod service;
 #[cfg(feature = "faults")]
 mod supervision;
 mod tools;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -58,6 +59,24 @@ impl World {
     /// The same, with its last words if it does not start.
     pub fn try_daemon(&self, more: &[&str]) -> Result<Daemon, Ended> {
         self.with_arguments(more, Daemon::start)
+    }
+
+    /// The same as [`World::daemon`], in an environment.
+    pub fn daemon_in(&self, environment: &[(&str, &str)], more: &[&str]) -> Daemon {
+        let start = |arguments: &[&str]| Daemon::run(command(arguments).envs(environment.iter().copied()));
+        self.with_arguments(more, start).expect("the daemon starts")
+    }
+
+    /// The same, with a socket that systemd bound. It comes as standard input, and a shell moves it to where systemd
+    /// would have put it: that takes no unsafe code.
+    pub fn daemon_with_socket(&self, socket: OwnedFd, more: &[&str]) -> Daemon {
+        let moved = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\" 3<&0 0</dev/null";
+        let start = |arguments: &[&str]| {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", moved, env!("CARGO_BIN_EXE_blueflood-forward")]).args(arguments).env_clear();
+            Daemon::run(shell.stdin(socket).stdout(Stdio::null()))
+        };
+        self.with_arguments(more, start).expect("the daemon starts")
     }
 
     fn with_arguments<T>(&self, more: &[&str], run: impl FnOnce(&[&str]) -> T) -> T {
@@ -119,7 +138,11 @@ pub struct Daemon {
 
 impl Daemon {
     fn start(arguments: &[&str]) -> Result<Self, Ended> {
-        let mut child = command(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(&mut command(arguments))
+    }
+
+    fn run(command: &mut Command) -> Result<Self, Ended> {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
         let reader = std::thread::spawn(move || {

@@ -73,6 +73,25 @@ pub enum Transport {
         /// Connections that may wait to be accepted.
         backlog: u32,
     },
+    /// A stream socket that systemd bound for us.
+    Systemd {
+        /// What it is said to be.
+        domain: SystemdDomain,
+        /// Its place among those that systemd passed.
+        index: u32,
+    },
+}
+
+/// The kind of a socket that systemd bound. Twisted had to be told; here a wrong one of the first two does no harm,
+/// since `ListenStream=2004` makes an IPv6 socket that takes IPv4 too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SystemdDomain {
+    /// TCP over IPv4.
+    Inet,
+    /// TCP over IPv6.
+    Inet6,
+    /// A unix stream socket.
+    Unix,
 }
 
 impl Endpoint {
@@ -117,19 +136,19 @@ impl FromStr for Endpoint {
                 backlog: arguments.backlog()?,
                 files: arguments.tls_files()?,
             },
-            "systemd" => {
-                return Err("systemd: is not supported: write tcp:, tls:, udp: or unix:".to_owned());
-            }
+            "systemd" => Transport::Systemd { domain: arguments.domain()?, index: arguments.index()? },
             port if port.parse::<u16>().is_ok() => return Err(format!("a bare port: write tcp:{port}")),
             kind => {
                 return Err(format!(
-                    "{kind:?} is no kind of endpoint: write tcp:, tcp6:, tls:, udp: or unix:"
+                    "{kind:?} is no kind of endpoint: write tcp:, tcp6:, tls:, udp:, unix: or systemd:"
                 ));
             }
         };
         let allow = match &transport {
             // Who may open its file is said by mode=, so that allow= is refused with the rest that means nothing.
-            Transport::Unix { .. } => Networks::default(),
+            Transport::Unix { .. } | Transport::Systemd { domain: SystemdDomain::Unix, .. } => {
+                Networks::default()
+            }
             _ => arguments.take("allow").map(|text| text.parse()).transpose()?.unwrap_or_default(),
         };
         let protocol = arguments.take("protocol").map(|name| name.parse()).transpose()?;
@@ -171,6 +190,14 @@ impl fmt::Display for Endpoint {
                     write!(f, ":mode={mode:o}")?;
                 }
                 write_backlog(f, *backlog)?;
+            }
+            Transport::Systemd { domain, index } => {
+                let domain = match domain {
+                    SystemdDomain::Inet => "INET",
+                    SystemdDomain::Inet6 => "INET6",
+                    SystemdDomain::Unix => "UNIX",
+                };
+                write!(f, "systemd:domain={domain}:index={index}")?;
             }
         }
         if !self.allow.is_everyone() {
@@ -288,6 +315,20 @@ impl Arguments {
         Ok(TlsFiles { cert_key: cert_key.unwrap_or_else(|| private_key.clone()), private_key, ca_certs })
     }
 
+    fn domain(&mut self) -> Result<SystemdDomain, String> {
+        match self.take_first("domain", "systemd:domain=INET:index=0")?.as_str() {
+            "INET" => Ok(SystemdDomain::Inet),
+            "INET6" => Ok(SystemdDomain::Inet6),
+            "UNIX" => Ok(SystemdDomain::Unix),
+            domain => Err(format!("domain {domain:?} is none of INET, INET6 and UNIX")),
+        }
+    }
+
+    fn index(&mut self) -> Result<u32, String> {
+        let index = self.take_first("index", "systemd:domain=INET:index=0")?;
+        index.parse().map_err(|_| format!("index {index:?} is no number: the first socket is index=0"))
+    }
+
     fn mode(&mut self) -> Result<u32, String> {
         let Some(mode) = self.take("mode") else { return Ok(MODE_DEFAULT) };
         match u32::from_str_radix(&mode, 8) {
@@ -383,6 +424,9 @@ mod tests {
                 r"tls:2004:privateKey=/a\:b:certKey=c:caCerts=ca.pem:interface=\:\:",
                 tls("[::]:2004", "/a:b", "c", Some("ca.pem")),
             ),
+            ("systemd:domain=INET:index=0", Transport::Systemd { domain: SystemdDomain::Inet, index: 0 }),
+            ("systemd:UNIX:1", Transport::Systemd { domain: SystemdDomain::Unix, index: 1 }),
+            ("systemd:INET6:index=2", Transport::Systemd { domain: SystemdDomain::Inet6, index: 2 }),
         ] {
             let allow = Networks::default();
             assert_eq!(text.parse(), Ok(Endpoint { transport, protocol: None, allow }), "{text}");
@@ -403,8 +447,8 @@ mod tests {
     fn what_is_wrong_is_said_with_what_to_write() {
         for (text, advice) in [
             ("2004", "write tcp:2004"),
-            ("", "write tcp:, tcp6:, tls:, udp: or unix:"),
-            ("foo:2004", "write tcp:, tcp6:, tls:, udp: or unix:"),
+            ("", "write tcp:, tcp6:, tls:, udp:, unix: or systemd:"),
+            ("foo:2004", "write tcp:, tcp6:, tls:, udp:, unix: or systemd:"),
             ("tcp", "has no port: write for example tcp:2004"),
             ("tcp:", "has no port"),
             ("tcp:99999", "a number from 0 to 65535"),
@@ -428,7 +472,11 @@ mod tests {
             ("tcp:2004:privateKey=k.pem", "privateKey= means nothing for tcp:"),
             ("tcp:2004:allow=10.0.0.0/33", "is no network"),
             ("unix:/path:allow=10.0.0.0/8", "mode= says who may send"),
-            ("systemd:domain=INET:index=0", "not supported"),
+            ("systemd:", "has no domain: write for example systemd:domain=INET:index=0"),
+            ("systemd:domain=INET", "has no index"),
+            ("systemd:domain=AX25:index=0", "none of INET, INET6 and UNIX"),
+            ("systemd:domain=INET:index=one", "the first socket is index=0"),
+            ("systemd:domain=INET:index=0:backlog=5", "backlog= means nothing"),
         ] {
             let error = text.parse::<Endpoint>().expect_err(text);
             assert!(error.contains(advice), "{text}: {error}");
@@ -443,12 +491,13 @@ mod tests {
 
         #[test]
         fn what_is_written_reads_back(
-            kind in 0..5u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
+            kind in 0..6u8, ip: IpAddr, v6: Ipv6Addr, port: u16, path in "/[ -~]{1,20}", mode in 0..=0o777u32,
             backlog in 1..5000u32, ca_certs in prop::option::of("[ -~]{1,9}"), networks: Vec<(IpAddr, u8)>, protocol in prop::option::of(prop::sample::select(&[Protocol::Line][..])),
         ) {
             let transport = match kind {
                 0 => Transport::Tcp { address: SocketAddr::new(ip, port), backlog },
                 1 => Transport::Udp { address: SocketAddr::new(ip, port) },
+                4 => Transport::Systemd { domain: SystemdDomain::Inet6, index: backlog },
                 2 => Transport::Tcp { address: SocketAddr::new(v6.into(), port), backlog },
                 3 => Transport::Tls {
                     address: SocketAddr::new(ip, port),

@@ -12,10 +12,11 @@ use std::{
     sync::Arc,
 };
 
+use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::tls::Identity;
-use crate::core::endpoint::{Endpoint, Transport};
+use crate::core::endpoint::{Endpoint, SystemdDomain, Transport};
 
 /// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
 const UDP_RECEIVE_BYTES: usize = 4 << 20;
@@ -29,8 +30,8 @@ pub enum Bound {
     Tls(TcpListener, Arc<Identity>),
     /// UDP.
     Udp(UdpSocket),
-    /// A unix stream socket, and its file.
-    Unix(UnixListener, PathBuf),
+    /// A unix stream socket, and its file, unless that is somebody else's.
+    Unix(UnixListener, Option<PathBuf>),
 }
 
 /// Why a socket cannot be bound.
@@ -79,12 +80,12 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl Bound {
-    /// Binds the socket of an endpoint.
+    /// Binds the socket of an endpoint, or takes it from those that systemd `passed`.
     ///
     /// # Errors
     /// [`BindError`], which names the endpoint and the fix.
-    pub fn bind(endpoint: &Endpoint) -> Result<Self, BindError> {
-        bind(&endpoint.transport).map_err(|why| BindError { endpoint: endpoint.to_string(), why })
+    pub fn bind(endpoint: &Endpoint, passed: &mut ListenFd) -> Result<Self, BindError> {
+        bind(&endpoint.transport, passed).map_err(|why| BindError { endpoint: endpoint.to_string(), why })
     }
 
     /// The same socket for an accept loop of its own.
@@ -114,21 +115,26 @@ impl fmt::Display for Bound {
             Bound::Tcp(listener) => address(f, "tcp", listener.local_addr()),
             Bound::Tls(listener, _) => address(f, "tls", listener.local_addr()),
             Bound::Udp(socket) => address(f, "udp", socket.local_addr()),
-            Bound::Unix(_, path) => write!(f, "unix:{}", path.display()),
+            Bound::Unix(listener, _) => match listener.local_addr() {
+                Ok(address) => {
+                    write!(f, "unix:{}", address.as_pathname().unwrap_or(Path::new("")).display())
+                }
+                Err(_) => f.write_str("unix"),
+            },
         }
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Bound::Unix(_, path) = self {
+        if let Bound::Unix(_, Some(path)) = self {
             // Left behind, it is only a file that the next start takes away.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-fn bind(transport: &Transport) -> Result<Bound, Why> {
+fn bind(transport: &Transport, passed: &mut ListenFd) -> Result<Bound, Why> {
     Ok(match transport {
         Transport::Tcp { address, backlog } => Bound::Tcp(tcp(*address, *backlog)?),
         Transport::Tls { address, backlog, files } => {
@@ -136,7 +142,10 @@ fn bind(transport: &Transport) -> Result<Bound, Why> {
             Bound::Tls(tcp(*address, *backlog)?, Arc::new(identity))
         }
         Transport::Udp { address } => Bound::Udp(udp(*address)?),
-        Transport::Unix { path, mode, backlog } => Bound::Unix(unix(path, *mode, *backlog)?, path.clone()),
+        Transport::Unix { path, mode, backlog } => {
+            Bound::Unix(unix(path, *mode, *backlog)?, Some(path.clone()))
+        }
+        Transport::Systemd { domain, index } => take(*domain, *index, passed)?,
     })
 }
 
@@ -168,6 +177,26 @@ fn unix(path: &Path, mode: u32, backlog: u32) -> io::Result<UnixListener> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     listen(&socket, backlog)?;
     Ok(socket.into())
+}
+
+/// A socket that listens already, with the backlog that its unit gave it. Its file, if it has one, is systemd's.
+fn take(domain: SystemdDomain, index: u32, passed: &mut ListenFd) -> io::Result<Bound> {
+    let why =
+        format!("systemd passed {} sockets, and not this one: a socket unit must list it", passed.len());
+    let missing = || io::Error::new(io::ErrorKind::NotFound, why);
+    let index = usize::try_from(index).unwrap_or(usize::MAX);
+    match domain {
+        SystemdDomain::Inet | SystemdDomain::Inet6 => {
+            let listener = passed.take_tcp_listener(index)?.ok_or_else(missing)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Tcp(listener))
+        }
+        SystemdDomain::Unix => {
+            let listener = passed.take_unix_listener(index)?.ok_or_else(missing)?;
+            listener.set_nonblocking(true)?;
+            Ok(Bound::Unix(listener, None))
+        }
+    }
 }
 
 fn listen(socket: &Socket, backlog: u32) -> io::Result<()> {

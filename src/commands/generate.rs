@@ -1,0 +1,68 @@
+//! Owns `blueflood-forward generate`: the man pages, completions and the systemd unit, for whoever packages it. They
+//! derive from the command line itself; none is ever kept in the repository.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+use clap_complete::Shell;
+
+use super::complain;
+use crate::cli;
+
+/// The name of the program and of its completions.
+const PROGRAM: &str = "blueflood-forward";
+
+/// The unit goes with the program, whichever way that was installed.
+const UNIT: &str = include_str!("../../config/blueflood-forward.service");
+
+/// How clap knows it: hidden, for no operator needs it.
+pub fn command() -> Command {
+    Command::new("generate")
+        .about("Print the man page, completions for a shell, or the systemd unit")
+        .hide(true)
+        .arg(Arg::new("what").required(true).value_parser(["man", "bash", "zsh", "fish", "unit"]))
+        .arg(
+            Arg::new("into")
+                .long("into")
+                .value_name("FOLDER")
+                .help("Write the man pages, one a command, into this folder"),
+        )
+}
+
+/// Prints to standard output.
+pub fn run(given: &ArgMatches) -> ExitCode {
+    let what = given.get_one::<String>("what").map_or("", String::as_str);
+    let into = given.get_one::<String>("into").map(Path::new);
+    match write(what, into, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format!("error: {what} can't be written: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
+    let mut command = cli::command();
+    match (what, into) {
+        // A page about `help` would help nobody.
+        ("man", Some(folder)) => {
+            return clap_mangen::generate_to(command.disable_help_subcommand(true), folder);
+        }
+        ("man", None) => return clap_mangen::Man::new(command.disable_help_subcommand(true)).render(to),
+        ("unit", _) => return to.write_all(UNIT.as_bytes()),
+        _ => {}
+    }
+    if let Ok(shell) = what.parse::<Shell>() {
+        // It panics where it cannot write, so it writes to memory first.
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command, PROGRAM, &mut text);
+        // Nothing behind a command would be completed, for the dash in our name is written in two ways
+        // (clap-rs/clap#6421, open as of clap_complete 4.6.11).
+        let text = String::from_utf8_lossy(&text).replace("blueflood__subcmd__forward", "blueflood__forward");
+        to.write_all(text.as_bytes())?;
+    }
+    Ok(())
+}

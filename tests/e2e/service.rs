@@ -1,0 +1,180 @@
+//! The daemon as a service: what systemd hears of it, and what its unit allows.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::world::*;
+
+/// Where a daemon tells how it goes.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(world: &World) -> (Self, String) {
+        let path = world.folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        (Self(socket), path.to_str().unwrap().to_owned())
+    }
+
+    /// The next lines, if some come soon.
+    fn hears(&self) -> Vec<String> {
+        let mut bytes = [0; 4096];
+        let read = self.0.recv(&mut bytes).unwrap_or_default();
+        String::from_utf8_lossy(&bytes[..read]).lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for a line; all that came before it is heard.
+    #[track_caller]
+    fn expect(&self, wanted: &str) {
+        let (deadline, mut heard) = (Instant::now() + PATIENCE, Vec::new());
+        while !heard.iter().any(|line: &String| line.starts_with(wanted)) {
+            assert!(Instant::now() < deadline, "no {wanted} in {heard:?}");
+            heard.extend(self.hears());
+        }
+    }
+}
+
+#[test]
+fn systemd_hears_that_it_is_ready_how_it_goes_and_that_it_stops() {
+    let world = World::new();
+    let (systemd, socket) = Manager::new(&world);
+    let daemon = world.daemon_in(&[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "200000")], &[]);
+    let first = systemd.hears();
+    assert_eq!(first, ["READY=1"]);
+    systemd.expect("WATCHDOG=1");
+    daemon.send_lines("line", 3);
+    systemd.expect("STATUS=received 3 = skipped 0 + buffered 0 + delivered 3 + refused 0 + dropped 0");
+    systemd.expect("WATCHDOG=1");
+
+    world.answers("503");
+    daemon.send_lines("late", 2);
+    daemon.expect_received(5);
+    daemon.signal("TERM");
+    systemd.expect("STOPPING=1");
+    systemd.expect("EXTEND_TIMEOUT_USEC=");
+    world.answers("");
+    assert_eq!(daemon.wait().code, Some(0));
+    systemd.expect("STATUS=received 5 = skipped 0 + buffered 0 + delivered 5");
+}
+
+#[test]
+fn the_watchdog_is_for_the_process_that_it_names_only() {
+    let world = World::new();
+    let (systemd, socket) = Manager::new(&world);
+    let environment = [("NOTIFY_SOCKET", socket.as_str()), ("WATCHDOG_USEC", "20000"), ("WATCHDOG_PID", "1")];
+    let daemon = world.daemon_in(&environment, &[]);
+    assert_eq!(systemd.hears(), ["READY=1"]);
+    std::thread::sleep(Duration::from_millis(200));
+    daemon.stop();
+    let rest: Vec<String> =
+        std::iter::from_fn(|| Some(systemd.hears()).filter(|lines| !lines.is_empty())).flatten().collect();
+    assert!(!rest.iter().any(|line| line.starts_with("WATCHDOG")), "{rest:?}");
+}
+
+#[test]
+fn a_manager_that_is_gone_costs_one_line() {
+    let world = World::new();
+    let environment = [("NOTIFY_SOCKET", "/nosuch/notify"), ("WATCHDOG_USEC", "20000")];
+    let daemon = world.daemon_in(&environment, &[]);
+    daemon.expect_said("the service manager cannot be told how it goes");
+    daemon.send_lines("line", 3);
+    daemon.expect_delivered(3);
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0));
+    let said =
+        ended.log.iter().filter(|line| line["msg"].as_str().is_some_and(|msg| msg.contains("manager")));
+    assert_eq!(said.count(), 1);
+}
+
+/// An actor that no longer answers is what the watchdog is there for.
+#[cfg(feature = "faults")]
+#[test]
+fn a_stuck_actor_starves_the_watchdog() {
+    let world = World::new();
+    let (systemd, socket) = Manager::new(&world);
+    let daemon = world.daemon_in(&[("NOTIFY_SOCKET", &socket), ("WATCHDOG_USEC", "200000")], &[]);
+    systemd.expect("WATCHDOG=1");
+    assert_eq!(daemon.request("POST", "/fault/hang:collector.frame", "localhost").unwrap().0, 204);
+    daemon.send_lines("stuck", 1);
+    let is_hungry = || !systemd.hears().contains(&"WATCHDOG=1".to_owned());
+    assert!(until(|| (0..5).all(|_| is_hungry())));
+}
+
+#[test]
+fn a_socket_that_systemd_passes_is_listened_on_and_outlives_the_daemon() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let systemd = "systemd:domain=INET:index=0:protocol=line";
+    let daemon = world.daemon_with_socket(listener.try_clone().unwrap().into(), &["--endpoint", systemd]);
+    daemon.send_lines("a", 3);
+    world.expect_points(3);
+    assert_eq!(daemon.stop().code, Some(0));
+    // Between two runs: nobody is refused.
+    TcpStream::connect(address).unwrap().write_all(lines("b", 2).as_bytes()).unwrap();
+    let daemon = world.daemon_with_socket(listener.into(), &["--endpoint", systemd]);
+    world.expect_points(5);
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
+#[test]
+fn a_unix_socket_that_systemd_passes_keeps_its_file() {
+    let world = World::new();
+    let path = world.folder.path().join("metrics.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let options = ["--endpoint", "systemd:domain=UNIX:index=0:protocol=line"];
+    let daemon = world.daemon_with_socket(listener.into(), &options);
+    UnixStream::connect(&path).unwrap().write_all(lines("a", 3).as_bytes()).unwrap();
+    world.expect_points(3);
+    daemon.stop();
+    assert!(path.exists());
+}
+
+#[test]
+fn a_socket_that_systemd_did_not_pass_is_named() {
+    let world = World::new();
+    let ended = world.try_daemon(&["--endpoint", "systemd:domain=INET:index=0"]).unwrap_err();
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.says("systemd passed 0 sockets, and not this one"), "{ended:#?}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = world.daemon_with_socket(listener.into(), &[]);
+    daemon.expect_said("systemd passed sockets that no endpoint names: nobody listens there");
+}
+
+#[test]
+fn the_unit_is_hardened() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/config/blueflood-forward.service");
+    let analyze = ["security", "--offline=true", "--threshold=19", "--no-pager", unit];
+    match Command::new("systemd-analyze").args(analyze).output() {
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unrecognized option") => {
+            eprintln!("skipped: this systemd-analyze rates only units that are loaded");
+        }
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(_) => eprintln!("skipped: no systemd-analyze here"),
+    }
+}
+
+/// The same as `make deb-test`, with the program as it is here.
+#[test]
+fn the_package_can_be_installed_upgraded_removed_and_purged() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let script = |name| Command::new(format!("{}/config/deb/{name}", env!("CARGO_MANIFEST_DIR")));
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("skipped: no dpkg-deb here");
+        return;
+    }
+    let build = |command: &mut Command| {
+        let output =
+            command.arg(env!("CARGO_BIN_EXE_blueflood-forward")).arg(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    let package = build(script("build").env("COMPRESSION", "none"));
+    let output = script("test").arg(package).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+}
