@@ -102,9 +102,12 @@ pub fn original(plan: Plan, base: u64) -> Result<Ran, String> {
 pub fn carbon_relay(plan: Plan, base: u64) -> Result<Ran, String> {
     assert_eq!(plan.protocol, Protocol::Pickle);
     let home = cache().join("carbon");
-    if !home.join("bin/carbon-relay.py").exists() {
+    if !home.join("bin/whisper-info.py").exists() {
         let home = home.display();
-        shell(&format!("python3 -m venv {home} && {home}/bin/pip install -q carbon==1.1.10"))?;
+        // It does not start without whisper, though only the cache would use it.
+        shell(&format!(
+            "python3 -m venv {home} && {home}/bin/pip install -q carbon==1.1.10 whisper==1.1.10"
+        ))?;
     }
     let (folder, sink) = (Folder::new(), Sink::discarding());
     let (pickle, line) = (free_port(), free_port());
