@@ -1,8 +1,8 @@
 //! Owns the question whether any byte of a text is of a kind, asked sixteen bytes at a time.
 //! It never says where: who needs to know looks again.
 //!
-//! Loops over single bytes, with an early return or without, were seen to stay loops over single bytes in the release
-//! build: five to ten instructions a byte, and a name has 66.
+//! In the line parser a fold over single bytes stays one in the release build: 1,182 instructions a line, 650 with this
+//! (`make bench-instructions`). In the row encoder the compiler vectorizes the fold by itself, and both cost the same.
 
 const LANES: usize = 16;
 
