@@ -219,7 +219,8 @@ impl Storms {
     }
 }
 
-type Publish<A> = Box<dyn Fn(&Addr<A>) + Send>;
+/// Tells somebody of an incarnation; false if nobody wants to know any more.
+type Publish<A> = Box<dyn Fn(&Addr<A>) -> bool + Send>;
 
 /// Starts an incarnation: its address, and what ends with it.
 type Start<A> = Box<dyn Fn() -> (Addr<A>, oneshot::Receiver<()>) + Send>;
@@ -294,7 +295,7 @@ where
     {
         let mut current = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner);
         let (tell, recipient) = watch::channel(current.0.clone().recipient());
-        current.1.push(Box::new(move |addr| drop(tell.send(addr.clone().recipient()))));
+        current.1.push(Box::new(move |addr| tell.send(addr.clone().recipient()).is_ok()));
         Link { recipient }
     }
 
@@ -363,7 +364,8 @@ async fn supervise<A: Actor<Context = Context<A>>>(
         died = next;
         vitals.answered();
         let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.1.iter().for_each(|publish| publish(&addr));
+        // Ways that were given up are forgotten, or each reload would leave some behind.
+        current.1.retain(|publish| publish(&addr));
         current.0 = addr;
     }
 }
