@@ -36,6 +36,7 @@ figures() {
 cat <<EOF
 
 This host's load, memory and network figures go to port $graphite every second, and from there to Blueflood's stand-in.
+  the page, live          http://$stats/
   the daemon's figures    curl http://$stats/stats
   what arrived            curl 'http://$sink/v2.0/tenant/views/try.load.1min?from=0&to=9999999999999&resolution=FULL'
   a metric of your own    $program send --protocol line --to 127.0.0.1:$graphite my.metric 42
