@@ -56,10 +56,12 @@ deb-test: deb ## install that package into a root of its own, upgrade, remove an
 torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture
 
+# What it finds goes to .cache/fuzz; only seeds that a test can name are committed.
 fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --locked cargo-fuzz
 	@cd tests/fuzz && for target in $$($(CARGO) fuzz list --fuzz-dir .); do \
-		$(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+		mkdir -p ../../.cache/fuzz/$$target && $(CARGO) fuzz run --fuzz-dir . --sanitizer none $$target \
+			../../.cache/fuzz/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
 bench: ## what it costs, against its peers, in four minutes; RESULTS=1 keeps the tables
