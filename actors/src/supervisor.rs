@@ -135,11 +135,6 @@ where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    /// A way to one actor that is not supervised, as tests use it.
-    pub fn fixed(recipient: Recipient<M>) -> Self {
-        Self { recipient: watch::channel(recipient).1 }
-    }
-
     /// Sends until an incarnation has answered. The reply is the receipt; a message that is handled twice,
     /// because its handler died after its work and before its reply, must be harmless.
     ///
