@@ -67,7 +67,9 @@ fn the_watchdog_is_for_the_process_that_it_names_only() {
     let environment = [("NOTIFY_SOCKET", socket.as_str()), ("WATCHDOG_USEC", "20000"), ("WATCHDOG_PID", "1")];
     let daemon = world.daemon_in(&environment, &[]);
     assert_eq!(systemd.hears(), ["READY=1"]);
-    std::thread::sleep(Duration::from_millis(200));
+    // A datapoint's whole way takes many times the watchdog's interval.
+    daemon.send_lines("a", 1);
+    daemon.expect_delivered(1);
     daemon.stop();
     let rest: Vec<String> =
         std::iter::from_fn(|| Some(systemd.hears()).filter(|lines| !lines.is_empty())).flatten().collect();
