@@ -103,11 +103,14 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
         },
         age_max: settings.max_age,
         dead_letter_bytes_max: settings.dead_letters_max,
+        hold: settings.spool_hold,
+        unwritten_max: settings.seal_interval,
     }
 }
 
 pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
-    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max } = spool_policy(settings);
+    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max, hold, unwritten_max } =
+        spool_policy(settings);
     actors::spool::Options {
         place: match &settings.spool {
             SpoolPlace::Memory => Place::Memory,
@@ -122,6 +125,8 @@ pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
         when_full,
         age_max,
         dead_letter_bytes_max,
+        hold,
+        unwritten_max,
         newest_first: settings.catch_up == CatchUp::NewestFirst,
     }
 }

@@ -307,6 +307,10 @@ settings! {
     seal_interval: Duration = duration("1"), {
         group: Group::Kept, value: "TIME", default: "1", unit: "s",
     }
+    /// How long a sealed chunk may wait for Blueflood's answer before it is written, always within seal_interval: what is answered for in time never has to be. 0 writes everything first.
+    spool_hold: Duration = read::duration_or_zero, {
+        group: Group::Kept, value: "TIME", default: "0.1", unit: "s",
+    }
     /// How much room the datapoints that Blueflood refused may take. The oldest go first.
     dead_letters_max: u64 = bytes(0), {
         group: Group::Kept, value: "SIZE", default: "64MiB", unit: "bytes",

@@ -19,6 +19,7 @@ use actors::core::row::Rows;
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{Batch, Options, Spool, WhenFull};
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use load::{FRAME, Protocol};
 use tempfile::TempDir;
@@ -110,12 +111,13 @@ fn rows(c: &mut Criterion) {
 
 fn chunks(c: &mut Criterion) {
     let mut group = c.benchmark_group("chunks");
-    let rows = fixture::rows(4);
+    let Rows { text, count } = fixture::rows(4);
+    let text = Bytes::from(text);
     group.throughput(Throughput::Elements(CHUNK_ROWS));
     for (encoding, name) in ENCODINGS {
         let mut sealer = Sealer::new(encoding);
         group.bench_function(BenchmarkId::new("seal", name), |b| {
-            b.iter(|| sealer.seal(black_box(rows.as_ref())))
+            b.iter(|| sealer.seal(black_box(&text), count))
         });
         let chunks = [fixture::chunk(encoding)];
         group.bench_function(BenchmarkId::new("compose", name), |b| {
@@ -176,6 +178,8 @@ fn spool(c: &mut Criterion) {
                 when_full: WhenFull::DropOldest,
                 age_max: None,
                 dead_letter_bytes_max: 1 << 20,
+                hold: Duration::ZERO,
+                unwritten_max: Duration::ZERO,
                 newest_first: false,
             };
             Spool::start(options, |_| ()).unwrap()

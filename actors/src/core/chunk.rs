@@ -4,9 +4,10 @@
 //! A sealed chunk is a run of raw-deflate blocks that ends on a byte boundary and refers to nothing before it,
 //! so that [`super::payload`] can put chunks side by side without touching their bytes.
 
+use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::row::{Rows, RowsRef};
+use super::row::Rows;
 
 /// How the rows of a chunk are kept and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +23,8 @@ pub enum Encoding {
 pub struct Chunk {
     /// How `body` is encoded.
     pub encoding: Encoding,
-    /// The encoded rows.
-    pub body: Vec<u8>,
+    /// The encoded rows; cheap to clone.
+    pub body: Bytes,
     /// How many rows it holds.
     pub rows: u32,
     /// Bytes of the rows before encoding.
@@ -57,22 +58,18 @@ impl Sealer {
         Self { encoding, compress: Compress::new(Compression::new(1), false) }
     }
 
-    /// Seals `rows`.
-    pub fn seal(&mut self, rows: RowsRef<'_>) -> Chunk {
-        let (encoding, body) = match self.encoding {
-            Encoding::Deflate => match self.deflate(rows.text) {
-                Some(body) => (Encoding::Deflate, body),
-                None => (Encoding::Plain, rows.text.to_vec()),
-            },
-            Encoding::Plain => (Encoding::Plain, rows.text.to_vec()),
+    /// Seals `rows` rows. As text they are kept without a copy.
+    pub fn seal(&mut self, text: &Bytes, rows: u32) -> Chunk {
+        let deflated = match self.encoding {
+            Encoding::Deflate => self.deflate(text),
+            Encoding::Plain => None,
         };
-        Chunk {
-            encoding,
-            body,
-            rows: rows.count,
-            raw_bytes: u32::try_from(rows.text.len()).unwrap_or(u32::MAX),
-            crc: crc32fast::hash(rows.text),
-        }
+        let (encoding, body) = match deflated {
+            Some(body) => (Encoding::Deflate, body.into()),
+            None => (Encoding::Plain, text.clone()),
+        };
+        let raw_bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        Chunk { encoding, body, rows, raw_bytes, crc: crc32fast::hash(text) }
     }
 
     /// A compressor that stops making progress gives `None`: the rows are then kept as text, never lost.
@@ -102,7 +99,7 @@ impl Chunk {
     pub fn open(&self) -> Result<Rows, Damaged> {
         let raw_bytes = usize::try_from(self.raw_bytes).map_err(|_| Damaged)?;
         let text = match self.encoding {
-            Encoding::Plain => self.body.clone(),
+            Encoding::Plain => self.body.to_vec(),
             Encoding::Deflate => inflate(&self.body, raw_bytes)?,
         };
         let rows = Rows { text, count: self.rows };
@@ -171,7 +168,7 @@ pub(crate) mod tests {
             let mut sealer = Sealer::new(encoding);
             // Twice, for the compressor is used again: nothing of the first may be in the second.
             for _ in 0..2 {
-                let chunk = sealer.seal(rows.as_ref());
+                let chunk = sealer.seal(&rows.text.clone().into(), rows.count);
                 prop_assert_eq!(chunk.encoding, encoding);
                 prop_assert_eq!(chunk.open().unwrap(), rows.clone());
             }
@@ -180,9 +177,10 @@ pub(crate) mod tests {
         #[test]
         fn a_flipped_bit_is_noticed_and_bounded(at: prop::sample::Index, bit in 0u8..8, raw_bytes: u32) {
             let rows = rows("a", 50);
-            let mut chunk = Sealer::new(Encoding::Deflate).seal(rows.as_ref());
-            let at = at.index(chunk.body.len());
-            chunk.body[at] ^= 1 << bit;
+            let mut chunk = Sealer::new(Encoding::Deflate).seal(&rows.text.clone().into(), rows.count);
+            let mut body = chunk.body.to_vec();
+            body[at.index(chunk.body.len())] ^= 1 << bit;
+            chunk.body = body.into();
             // The bits that pad a block to its byte boundary mean nothing, so a flip there changes no row.
             if let Ok(opened) = chunk.open() {
                 prop_assert_eq!(opened, rows);

@@ -2,9 +2,10 @@
 //! the ledger, in one SQLite file on a thread of its own. It never decides what is sent, and never waits for a
 //! socket.
 //!
-//! A request is answered after the commit. Requests that wait together are one transaction. From the moment the
-//! spool has a chunk, the ledger is changed in the same transaction as the data, so that the law holds across
-//! `kill -9`.
+//! A request is answered after the commit, and requests that wait together are one transaction. Only a new chunk may
+//! be held in memory for a moment ([`Options::hold`]), never longer than a row may wait unwritten anyway: Blueflood
+//! often answers first, and then it is only counted. In the file the ledger is changed in the same transaction as the
+//! data, so that the law holds across `kill -9`.
 
 pub mod inspect;
 pub mod open;
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::{open::Place, store::Sync};
@@ -33,12 +35,14 @@ use crate::core::{
     row::Rows,
 };
 
-/// Rows on their way into the spool. It stays in the sender's hand until the spool has committed it, so that it
+/// Rows on their way into the spool. It stays in the sender's hand until the spool has it, so that it
 /// can be sent again when an actor on the way fails: the spool takes each batch once.
 #[derive(Debug)]
 pub struct Batch {
-    /// The rows; never empty.
-    pub rows: Rows,
+    /// The text of the rows, joined by commas; never empty.
+    pub text: Bytes,
+    /// How many rows it is.
+    pub rows: u32,
     /// When the oldest of them came, in milliseconds since 1970.
     pub received_ms: i64,
     stored: AtomicBool,
@@ -47,10 +51,10 @@ pub struct Batch {
 impl Batch {
     /// Rows, the oldest of which came at `received_ms`.
     pub fn new(rows: Rows, received_ms: i64) -> Self {
-        Self { rows, received_ms, stored: AtomicBool::new(false) }
+        Self { text: rows.text.into(), rows: rows.count, received_ms, stored: AtomicBool::new(false) }
     }
 
-    /// Whether the spool has committed it.
+    /// Whether the spool has it.
     pub fn is_stored(&self) -> bool {
         self.stored.load(Ordering::Acquire)
     }
@@ -86,6 +90,11 @@ pub struct Options {
     pub age_max: Option<Duration>,
     /// The cap of the dead letters, in bytes of rows and messages. They never take more than a quarter of the spool.
     pub dead_letter_bytes_max: u64,
+    /// How long a chunk may wait in memory for Blueflood's answer: one that is answered for in time is never written.
+    /// With zero everything is written before it is sent.
+    pub hold: Duration,
+    /// The longest that any row may wait for being written, counted from when it came.
+    pub unwritten_max: Duration,
     /// Whether chunks are read newest first.
     pub newest_first: bool,
 }
@@ -101,6 +110,10 @@ pub struct Policy {
     pub age_max: Option<Duration>,
     /// See [`Options::dead_letter_bytes_max`].
     pub dead_letter_bytes_max: u64,
+    /// See [`Options::hold`].
+    pub hold: Duration,
+    /// See [`Options::unwritten_max`].
+    pub unwritten_max: Duration,
 }
 
 /// Why the spool could not do what was asked.
@@ -291,8 +304,8 @@ impl Spool {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Seals and stores a batch; answered when it is committed, however long the spool is full. `None` if it was
-    /// stored before.
+    /// Seals and stores a batch; answered when it is committed or, with [`Options::hold`], safe in this thread's hand,
+    /// however long the spool is full. `None` if it was stored before.
     ///
     /// # Errors
     /// [`SpoolError`].

@@ -144,8 +144,17 @@ pub fn open_or_set_aside(
     set_aside(path, sync, now, cause, None).map(|(store, salvage)| (store, Some(salvage)))
 }
 
-/// Sets the file aside, whatever is in it, and starts a new one with what can be read of it. `known` is its ledger,
-/// if that is known better than from the file.
+/// What is known of a file better than from itself.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its ledger.
+    pub ledger: Ledger,
+    /// The highest number that a chunk had: those that are salvaged get others, for an answer to an old one may still
+    /// be under way.
+    pub last_id: ChunkId,
+}
+
+/// Sets the file aside, whatever is in it, and starts a new one with what can be read of it.
 ///
 /// The new file is whole before the old one moves, so that an end in the middle of this loses nothing.
 ///
@@ -156,7 +165,7 @@ pub fn set_aside(
     sync: Sync,
     now: SystemTime,
     cause: String,
-    known: Option<Ledger>,
+    known: Option<Known>,
 ) -> Result<(Store, Salvage), OpenError> {
     let salvaged = with_suffix(path, SALVAGED);
     let new = |error| OpenError::Sqlite { path: path.to_owned(), error };
@@ -310,7 +319,7 @@ fn salvage(
     store: &Store,
     path: &Path,
     cause: String,
-    known: Option<Ledger>,
+    known: Option<Known>,
     copy: bool,
 ) -> rusqlite::Result<Salvage> {
     let mut salvage = Salvage { cause, set_aside: path.to_owned(), rows: 0, lost: None, dead_letters: 0 };
@@ -322,10 +331,11 @@ fn salvage(
     }
     let whole = |recorded: &Ledger| recorded.unaccounted() == 0;
     let recorded = || damaged.as_ref().and_then(|damaged| store::read_ledger(damaged).ok()).filter(whole);
-    let recorded = known.or_else(recorded);
+    let last_id = known.as_ref().map_or(0, |known| known.last_id);
+    let recorded = known.map(|known| known.ledger).or_else(recorded);
     store.transaction(|store| {
         if let Some(damaged) = damaged.as_ref().filter(|_| copy) {
-            salvage.rows = copy_chunks(store, damaged)?;
+            salvage.rows = copy_chunks(store, damaged, last_id)?;
             salvage.dead_letters = copy_dead_letters(store, damaged)?;
         }
         let spooled = recorded.as_ref().map_or(0, |recorded| recorded.spooled);
@@ -347,9 +357,11 @@ fn salvage(
     Ok(salvage)
 }
 
+/// The chunks get new numbers beyond `last_id`, for those in a damaged file may be anything.
+///
 /// A page that cannot be read ends a scan, so there is one from each end, and what lies between where they ended is
 /// asked for one by one.
-fn copy_chunks(store: &Store, damaged: &Connection) -> rusqlite::Result<u64> {
+fn copy_chunks(store: &Store, damaged: &Connection, mut last_id: ChunkId) -> rusqlite::Result<u64> {
     const COLUMNS: &str = "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, received_ms FROM chunk";
     /// Numbers between, at most: far more than a spool holds chunks.
     const BETWEEN_MAX: usize = 1_000_000;
@@ -364,7 +376,8 @@ fn copy_chunks(store: &Store, damaged: &Connection) -> rusqlite::Result<u64> {
             && chunk.open().is_ok()
             && copied.insert(id)
         {
-            store.insert(&chunk, row.get(7).unwrap_or(0))?;
+            last_id = last_id.saturating_add(1);
+            store.insert(last_id, &chunk, row.get(7).unwrap_or(0))?;
             rows = rows.saturating_add(meta.rows.into());
         }
         Ok(Some(id))

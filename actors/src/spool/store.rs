@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::core::{
@@ -33,6 +34,9 @@ const WAL_BYTES_MAX: i64 = 1 << 20;
 
 /// How long a statement waits for the tools that read beside the daemon.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A file in which a chunk has a higher number is damaged: a chunk a nanosecond would take a century to get there.
+const ID_MAX: ChunkId = ChunkId::MAX / 2;
 
 const SCHEMA: &str = "
 CREATE TABLE chunk (
@@ -146,6 +150,9 @@ impl Store {
         }
         self.newest()?;
         self.dead_letter_bytes()?;
+        if self.last_id()? > ID_MAX {
+            return Err(damage("it has no numbers left for chunks"));
+        }
         Ok(())
     }
 
@@ -178,14 +185,14 @@ impl Store {
         Ok(done)
     }
 
-    /// Stores a chunk.
+    /// Stores a chunk under a number that no other ever had.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn insert(&self, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
+    pub fn insert(&self, id: ChunkId, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO chunk (received_ms, encoding, rows, raw_bytes, crc, body_crc, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO chunk (id, received_ms, encoding, rows, raw_bytes, crc, body_crc, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         let encoding: u8 = match chunk.encoding {
             Encoding::Plain => 0,
@@ -193,15 +200,15 @@ impl Store {
         };
         let body_crc = body_crc(encoding, chunk.rows, chunk.raw_bytes, chunk.crc, &chunk.body);
         statement.execute(params![
+            id,
             received_ms,
             encoding,
             chunk.rows,
             chunk.raw_bytes,
             chunk.crc,
             body_crc,
-            chunk.body
+            &*chunk.body
         ])?;
-        let id = self.db.last_insert_rowid();
         self.count("spooled", "", chunk.rows.into())?;
         Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
     }
@@ -275,6 +282,30 @@ impl Store {
     /// SQLite's.
     pub fn newest(&self) -> Result<Option<ChunkId>> {
         self.db.query_row("SELECT max(id) FROM chunk", [], |row| row.get(0))
+    }
+
+    /// The highest number that is known to have been given to a chunk.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_id(&self) -> Result<ChunkId> {
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'chunk'")?;
+        statement.query_row([], |row| row.get(0))
+    }
+
+    /// Makes a number known that was given to a chunk, for it may never be stored.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_last_id(&self, id: ChunkId) -> Result<()> {
+        let known = self.last_id()?;
+        let sql = match known {
+            0 => "INSERT INTO sqlite_sequence (name, seq) VALUES ('chunk', ?1)",
+            _ => "UPDATE sqlite_sequence SET seq = ?1 WHERE name = 'chunk'",
+        };
+        if id > known { self.db.prepare_cached(sql)?.execute([id]).map(|_| ()) } else { Ok(()) }
     }
 
     /// The oldest chunk that came before `received_ms`, if there is one.
@@ -488,7 +519,7 @@ fn meta(row: &rusqlite::Row<'_>) -> Result<Meta> {
 pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
     let meta = meta(row)?;
     let (encoding, crc, body_crc): (i64, u32, u32) = (row.get(3)?, row.get(4)?, row.get(5)?);
-    let body: Vec<u8> = row.get(6)?;
+    let body: Bytes = row.get::<_, Vec<u8>>(6)?.into();
     let (kind, encoding) = match encoding {
         0 => (0, Encoding::Plain),
         1 => (1, Encoding::Deflate),

@@ -1,6 +1,8 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
 
+mod fresh;
+mod incoming;
 mod upkeep;
 
 use std::{
@@ -10,9 +12,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use self::fresh::{Fresh, Kept};
 use super::{
     Batch, Notice, Options, Policy, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
-    open::{self, Opened, Place},
+    open::{self, Known, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
 };
@@ -49,10 +52,6 @@ const REPLAY_ROWS_MAX: u32 = 1_000;
 /// What a file needs beside its chunks: tables, indexes, the ends of pages.
 const OVERHEAD_BYTES: u64 = 128 << 10;
 
-/// Bodies of chunks just stored that are kept for the load that usually follows at once, in bytes. They are in the
-/// file all the same.
-const FRESH_BYTES_MAX: usize = 2 << 20;
-
 pub(super) struct Worker {
     options: Options,
     store: Store,
@@ -75,8 +74,14 @@ pub(super) struct Worker {
     /// Dropped, by policy, and not yet said.
     dropped: BTreeMap<&'static str, u64>,
     said_dropped: Option<Instant>,
-    /// Chunks just stored, the oldest first: see [`FRESH_BYTES_MAX`].
-    fresh: VecDeque<(ChunkId, Chunk)>,
+    fresh: Fresh,
+    /// The highest number that a chunk has.
+    last_id: ChunkId,
+    /// What was delivered out of memory, and is not yet counted in the file.
+    unwritten: Unwritten,
+    /// What the file looked like, and whether it has changed since.
+    file: FileStatus,
+    changed: bool,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
@@ -86,6 +91,21 @@ type Change = Box<dyn FnOnce(&mut Ledger)>;
 /// Chunks, their fate, and who asked.
 type Settle = (Vec<ChunkId>, Fate, Reply<Vec<Meta>>);
 
+/// Rows of chunks that Blueflood had answered for before they had to be written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Unwritten {
+    delivered: u64,
+    unconfirmed: u64,
+}
+
+/// What the status says of the file.
+#[derive(Debug, Clone, Copy, Default)]
+struct FileStatus {
+    used_bytes: u64,
+    newest: Option<ChunkId>,
+    oldest_ms: Option<i64>,
+}
+
 /// What one transaction leads to once it is committed.
 #[derive(Default)]
 struct After {
@@ -93,7 +113,11 @@ struct After {
     notices: Vec<Notice>,
     dropped: Vec<(&'static str, u64)>,
     stored: Vec<Arc<Batch>>,
-    fresh: Vec<(ChunkId, Chunk)>,
+    fresh: Vec<Kept>,
+    /// Chunks that were held, and are in the file now.
+    written_chunks: Vec<ChunkId>,
+    /// Chunks that were held, and need not be.
+    forgotten: Vec<ChunkId>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
     /// Rows that Blueflood stored, and when they came.
@@ -142,7 +166,11 @@ impl Worker {
             delays: super::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
-            fresh: VecDeque::new(),
+            fresh: Fresh::default(),
+            last_id: 0,
+            unwritten: Unwritten::default(),
+            file: FileStatus::default(),
+            changed: true,
             say,
         };
         worker.read_counts();
@@ -159,6 +187,7 @@ impl Worker {
         // `open` has read both before, so an error here can only pass.
         self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(0);
         self.written = self.store.ledger().unwrap_or_default();
+        self.last_id = self.last_id.max(self.store.last_id().unwrap_or(0));
         let written = self.written.clone();
         self.ledger.change(|ledger| *ledger = written);
     }
@@ -171,7 +200,13 @@ impl Worker {
                 self.upkeep();
                 upkeep_at = now + UPKEEP_EVERY;
             }
-            match inbox.recv_timeout(upkeep_at.saturating_duration_since(now)) {
+            // What cannot be written now is tried again by the upkeep.
+            let due = self.fresh.next_due().filter(|_| self.blocked.is_none());
+            if due.is_some_and(|due| now >= due) {
+                self.write_due();
+            }
+            let wake_at = due.map_or(upkeep_at, |due| due.min(upkeep_at));
+            match inbox.recv_timeout(wake_at.saturating_duration_since(now)) {
                 Ok(first) => {
                     let group = std::iter::once(first).chain(inbox.try_iter()).take(GROUP_MAX).collect();
                     if self.serve(group) {
@@ -201,23 +236,28 @@ impl Worker {
                 Request::Scan(from, max, reply) => {
                     self.settle_all(&mut settles);
                     self.append_waiting();
-                    let newest_first = self.options.newest_first;
-                    let _ = reply.send(self.write(|worker, _| worker.store.scan(from, newest_first, max)));
+                    let _ = reply.send(self.write(|worker, _| worker.scan(from, max)));
                 }
                 Request::Newest(reply) => {
                     self.settle_all(&mut settles);
                     self.append_waiting();
-                    let _ = reply.send(self.write(|worker, _| worker.store.newest()));
+                    let _ = reply.send(self.write(|worker, _| worker.newest()));
                 }
                 Request::Configure(policy, reply) => {
-                    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max } = policy;
+                    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max, hold, unwritten_max } =
+                        policy;
                     self.options = Options {
                         bytes_max,
                         when_full,
                         age_max,
                         dead_letter_bytes_max,
+                        hold,
+                        unwritten_max,
                         ..self.options.clone()
                     };
+                    if hold.is_zero() {
+                        self.write_held(|_| true);
+                    }
                     let _ = reply.send(Ok(()));
                 }
                 Request::Close(reply) => close = Some(reply),
@@ -227,6 +267,7 @@ impl Worker {
         self.append_waiting();
         self.show_status();
         let Some(reply) = close else { return false };
+        self.write_held(|_| true);
         let written = self.write(|worker, after| worker.write_counts(after));
         self.say_dropped();
         let _ = reply.send(written);
@@ -248,6 +289,7 @@ impl Worker {
             let done = done.and_then(|done| self.store.db().execute_batch("COMMIT").map(|()| done));
             let error = match done {
                 Ok(done) => {
+                    self.changed = true;
                     self.follow(after);
                     return Ok(done);
                 }
@@ -283,15 +325,14 @@ impl Worker {
     fn follow(&mut self, after: After) {
         self.ledger.change(|ledger| after.changes.into_iter().for_each(|change| change(ledger)));
         after.stored.iter().for_each(|batch| batch.set_stored());
-        self.fresh.extend(after.fresh);
-        let mut bytes: usize = self.fresh.iter().map(|(_, chunk)| chunk.body.len()).sum();
-        while bytes > FRESH_BYTES_MAX
-            && let Some((_, oldest)) = self.fresh.pop_front()
-        {
-            bytes = bytes.saturating_sub(oldest.body.len());
+        after.fresh.into_iter().for_each(|kept| self.fresh.keep(kept));
+        after.written_chunks.into_iter().for_each(|id| self.fresh.written(id));
+        for id in after.forgotten {
+            self.fresh.remove(id);
         }
         if let Some(written) = after.written {
             self.written = written;
+            self.unwritten = Unwritten::default();
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
         let now = now_ms();
@@ -329,19 +370,24 @@ impl Worker {
         let Place::File(path) = self.options.place.clone() else {
             return SpoolError::Disk(error.to_string());
         };
-        // It equals what the file has, or should have, but for the rows in hand, which are in memory only.
+        // It equals what the file has, or should have, but for the rows in hand and the chunks that are held, which
+        // are in memory only.
         let mut known = self.ledger.snapshot();
         let in_hand = std::mem::take(&mut known.open);
-        known.received = known.received.saturating_sub(in_hand);
+        let held = self.fresh.held_metas().fold(0_u64, |held, meta| held.saturating_add(meta.rows.into()));
+        known.spooled = known.spooled.saturating_sub(held);
+        known.received = known.received.saturating_sub(in_hand).saturating_sub(held);
+        let known = Known { ledger: known, last_id: self.last_id };
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
             Ok((store, salvage)) => {
                 self.store = store;
-                // The new file gives the same numbers again.
-                self.fresh.clear();
+                self.unwritten = Unwritten::default();
                 self.read_counts();
+                self.fresh.renumber(Instant::now(), &mut self.last_id);
                 self.ledger.change(|ledger| {
                     ledger.open = in_hand;
-                    ledger.received = ledger.received.saturating_add(in_hand);
+                    ledger.spooled = ledger.spooled.saturating_add(held);
+                    ledger.received = ledger.received.saturating_add(in_hand).saturating_add(held);
                 });
                 (self.say)(Notice::Salvaged(salvage));
                 SpoolError::Replaced
@@ -350,127 +396,30 @@ impl Worker {
         }
     }
 
-    // === In ===
+    // === Out ===
 
-    /// Stores the batches that wait, as far as there is room.
-    fn append_waiting(&mut self) {
-        while !self.waiting.is_empty() {
-            let mut bytes: usize = 0;
-            let mut fits = |batch: &Arc<Batch>| {
-                let first = bytes == 0;
-                bytes = bytes.saturating_add(batch.rows.text.len());
-                first || bytes <= GROUP_BYTES_MAX
-            };
-            let group: Vec<_> =
-                self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
-            let stored = self.write(|worker, after| worker.append(&group, after));
-            match stored {
-                Ok(metas) => {
-                    if metas.is_empty() {
-                        let cause = if self.disk_full {
-                            "the disk is full"
-                        } else {
-                            "it is at its cap (--spool_max)"
-                        };
-                        return self.block(cause.to_owned());
-                    }
-                    for meta in metas {
-                        if let Some((_, reply)) = self.waiting.pop_front() {
-                            let _ = reply.send(Ok(meta));
-                        }
-                    }
-                    if self.blocked.take().is_some() {
-                        (self.say)(Notice::Unblocked);
-                    }
-                }
-                Err(SpoolError::Disk(text) | SpoolError::DiskFull(text)) => return self.block(text),
-                Err(error) => {
-                    for (_, reply) in self.waiting.drain(..) {
-                        let _ = reply.send(Err(error.clone()));
-                    }
-                }
-            }
-        }
-    }
-
-    fn block(&mut self, cause: String) {
-        if self.blocked.is_none() {
-            (self.say)(Notice::Blocked(cause.clone()));
-        }
-        self.blocked = Some(cause);
-    }
-
-    /// Stores as many of `batches` as there is room for.
-    fn append(&mut self, batches: &[Arc<Batch>], after: &mut After) -> rusqlite::Result<Vec<Option<Meta>>> {
-        let mut metas = Vec::new();
-        for batch in batches {
-            // It may also wait here twice: once more for a collector that was started again.
-            if batch.is_stored() || after.stored.iter().any(|stored| Arc::ptr_eq(stored, batch)) {
-                metas.push(None);
-                continue;
-            }
-            let chunk = self.sealer.seal(batch.rows.as_ref());
-            if !self.make_room(chunk.body.len(), after)? {
-                break;
-            }
-            let meta = self.store.insert(&chunk, batch.received_ms)?;
-            metas.push(Some(meta));
-            let rows = u64::from(chunk.rows);
-            self.store.count("received", "", rows)?;
-            after.changes.push(Box::new(move |ledger| ledger.spooled(rows)));
-            after.stored.push(batch.clone());
-            after.fresh.push((meta.id, chunk));
-        }
-        self.write_counts(after)?;
+    /// Chunks beyond `from` in the order of the catch-up, those that are held among them.
+    fn scan(&self, from: Option<ChunkId>, max: usize) -> rusqlite::Result<Vec<Meta>> {
+        let newest_first = self.options.newest_first;
+        let mut metas = self.store.scan(from, newest_first, max)?;
+        let beyond = |id: ChunkId| from.is_none_or(|from| if newest_first { id < from } else { id > from });
+        metas.extend(self.fresh.held_metas().filter(|meta| beyond(meta.id)));
+        metas.sort_unstable_by_key(|meta| if newest_first { meta.id.saturating_neg() } else { meta.id });
+        metas.truncate(max);
         Ok(metas)
     }
 
-    /// Makes room for a chunk by the policy; false if it has to wait.
-    fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
-        let mut bytes_max = self.options.bytes_max.saturating_add(OVERHEAD_BYTES);
-        let mut reason = "spool_full";
-        if self.disk_full {
-            bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
-            reason = "disk_full";
-        }
-        let fits = |used: u64| used.saturating_add(bytes as u64) <= bytes_max;
-        let mut rows: u64 = 0;
-        while !fits(self.store.used_bytes()?) {
-            // One chunk larger than the cap is still taken: nothing could leave to make room for it.
-            let Some(oldest) = self.store.scan(None, false, 1)?.pop() else { break };
-            if self.options.when_full == WhenFull::Block {
-                return Ok(false);
-            }
-            rows = rows.saturating_add(self.store.remove(&[oldest.id])?);
-        }
-        self.store.count("dropped", reason, rows)?;
-        after.dropped(reason, rows);
-        Ok(true)
+    fn newest(&self) -> rusqlite::Result<Option<ChunkId>> {
+        let held = self.fresh.held().next_back().map(|kept| kept.id);
+        Ok(self.store.newest()?.max(held))
     }
-
-    /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
-    fn write_counts(&mut self, after: &mut After) -> rusqlite::Result<()> {
-        let now = self.ledger.snapshot();
-        let skipped = since(&now.skipped, &self.written.skipped);
-        self.store.count("received", "", ledger::sum(&skipped))?;
-        self.store.count_by_reason("skipped", &skipped)?;
-        self.store.count_by_reason("malformed", &since(&now.malformed, &self.written.malformed))?;
-        let names = now.names_replaced.saturating_sub(self.written.names_replaced);
-        self.store.count("names_replaced", "", names)?;
-        after.written = Some(now);
-        Ok(())
-    }
-
-    // === Out ===
 
     fn load(&mut self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
         let mut chunks = Vec::with_capacity(ids.len());
         for &id in ids {
-            let fresh =
-                self.fresh.iter().position(|&(fresh, _)| fresh == id).and_then(|at| self.fresh.remove(at));
-            match fresh {
-                // It may have been dropped by policy meanwhile.
-                Some((_, chunk)) if self.store.has(id)? => chunks.push(chunk),
+            match self.fresh.load(id) {
+                // One that is in the file may have been dropped by policy meanwhile.
+                Some(kept) if kept.due.is_some() || self.store.has(id)? => chunks.push(kept.chunk),
                 Some(_) => {}
                 None => chunks.extend(self.load_one(id)?),
             }
@@ -490,6 +439,14 @@ impl Worker {
     }
 
     fn settle_all(&mut self, settles: &mut Vec<Settle>) {
+        let (held, mut settles): (Vec<_>, Vec<_>) = settles.drain(..).partition(|(chunks, fate, _)| {
+            matches!(fate, Fate::Delivered { .. })
+                && chunks.iter().all(|&id| self.fresh.get_held(id).is_some())
+        });
+        for (chunks, fate, reply) in held {
+            self.settle_held(&chunks, &fate);
+            let _ = reply.send(Ok(Vec::new()));
+        }
         if settles.is_empty() {
             return;
         }
@@ -513,11 +470,36 @@ impl Worker {
         }
     }
 
+    /// Blueflood has chunks that are not in the file: they need not be. They are counted there before long.
+    fn settle_held(&mut self, ids: &[ChunkId], fate: &Fate) {
+        let mut after = After::default();
+        let mut delivered: u64 = 0;
+        for kept in ids.iter().filter_map(|&id| self.fresh.remove(id)) {
+            delivered = delivered.saturating_add(kept.chunk.rows.into());
+            after.delivered.push((kept.received_ms, kept.chunk.rows.into()));
+        }
+        let unconfirmed = if matches!(fate, Fate::Delivered { unconfirmed: true }) { delivered } else { 0 };
+        self.unwritten.delivered = self.unwritten.delivered.saturating_add(delivered);
+        self.unwritten.unconfirmed = self.unwritten.unconfirmed.saturating_add(unconfirmed);
+        after.settled(Settled { delivered, unconfirmed, ..Settled::default() });
+        self.follow(after);
+    }
+
     /// Carries out a fate, on the chunks that are still here.
     fn settle(&mut self, ids: &[ChunkId], fate: &Fate, after: &mut After) -> rusqlite::Result<Vec<Meta>> {
         if let Fate::Delivered { unconfirmed } = *fate {
-            let rows =
-                self.store.remove_each(ids, |rows, received_ms| after.delivered.push((received_ms, rows)))?;
+            let (held, written): (Vec<_>, Vec<_>) =
+                ids.iter().partition(|&&id| self.fresh.get_held(id).is_some());
+            let mut rows = self
+                .store
+                .remove_each(&written, |rows, received_ms| after.delivered.push((received_ms, rows)))?;
+            for kept in held.iter().filter_map(|&id| self.fresh.get_held(id)) {
+                let held = u64::from(kept.chunk.rows);
+                rows = rows.saturating_add(held);
+                self.store.count("received", "", held)?;
+                after.delivered.push((kept.received_ms, held));
+                after.forgotten.push(kept.id);
+            }
             self.store.count("delivered", "", rows)?;
             let unconfirmed = if unconfirmed { rows } else { 0 };
             self.store.count("unconfirmed", "", unconfirmed)?;
@@ -527,6 +509,10 @@ impl Worker {
         let mut rows = Rows::default();
         let mut received_ms = now_ms();
         for &id in ids {
+            if let Some(kept) = self.fresh.get_held(id) {
+                self.write_one(kept, after)?;
+                after.forgotten.push(id);
+            }
             let Some(chunk) = self.load_one(id)? else { continue };
             let opened = chunk.open().map_err(|damaged| store::damage(format!("chunk {id}: {damaged}")))?;
             rows.append(opened.as_ref());
@@ -550,7 +536,14 @@ impl Worker {
         if unmatched > 0 {
             after.notices.push(Notice::Unattributed { errors: unmatched });
         }
-        requeued.iter().map(|rows| self.store.insert(&self.sealer.seal(rows.as_ref()), received_ms)).collect()
+        requeued.into_iter().map(|rows| self.insert(rows, received_ms)).collect()
+    }
+
+    /// Stores rows as a chunk of their own.
+    fn insert(&mut self, rows: Rows, received_ms: i64) -> rusqlite::Result<Meta> {
+        let chunk = self.sealer.seal(&rows.text.into(), rows.count);
+        let id = self.next_id();
+        self.store.insert(id, &chunk, received_ms)
     }
 
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
@@ -569,15 +562,24 @@ impl Worker {
     }
 
     fn show_status(&mut self) {
-        let status = Status {
-            used_bytes: self.store.used_bytes().unwrap_or(0),
-            newest: self.store.newest().unwrap_or(None),
-            oldest_ms: self.store.oldest_ms().unwrap_or(None),
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut self.changed) {
+            self.file = FileStatus {
+                used_bytes: self.store.used_bytes().unwrap_or(0),
+                newest: self.store.newest().unwrap_or(None),
+                oldest_ms: self.store.oldest_ms().unwrap_or(None),
+            };
+        }
+        let FileStatus { used_bytes, newest, oldest_ms } = self.file;
+        let held = |kept: Option<&Kept>| kept.map(|kept| (kept.id, kept.received_ms));
+        *status = Status {
+            used_bytes: used_bytes.saturating_add(self.fresh.held_bytes() as u64),
+            newest: newest.max(held(self.fresh.held().next_back()).map(|(id, _)| id)),
+            oldest_ms: oldest_ms.or(held(self.fresh.held().next()).map(|(_, received_ms)| received_ms)),
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
             delays: self.delays.clone(),
         };
-        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 }
 

@@ -19,6 +19,9 @@ impl Worker {
         self.say_dropped_if_due();
         self.look_for_room_on_disk();
         self.append_waiting();
+        if self.unwritten != Unwritten::default() {
+            let _ = self.write(Self::write_counts);
+        }
         // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.
         let keep = if self.disk_full { 0 } else { GIVE_BACK_PAGES };
         let _ = self.store.give_back(keep, GIVE_BACK_PAGES);
@@ -48,11 +51,11 @@ impl Worker {
                 rows.append(RowsRef { text: row.as_bytes(), count: 1 });
                 ledger::add(&mut by_reason, reason, 1);
             }
-            self.store.insert(&self.sealer.seal(rows.as_ref()), now_ms())?;
+            let count = u64::from(rows.count);
+            self.insert(rows, now_ms())?;
             for (reason, &n) in &by_reason {
                 self.store.uncount("refused", reason, n)?;
             }
-            let count = u64::from(rows.count);
             after.changes.push(Box::new(move |ledger| ledger.replayed(&by_reason)));
             after.notices.push(Notice::Replayed { rows: count });
         }

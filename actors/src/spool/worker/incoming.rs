@@ -1,0 +1,248 @@
+//! Owns the way into the spool: batches become chunks, which are written at once, or held in memory for as long as
+//! Blueflood may answer for them first. It never reads a chunk back.
+
+use super::*;
+
+impl Worker {
+    /// Takes the batches that wait, as far as there is room.
+    pub(super) fn append_waiting(&mut self) {
+        if self.options.hold.is_zero() {
+            self.write_waiting();
+        } else {
+            if self.blocked.is_some() {
+                self.write_due();
+            }
+            self.hold_waiting();
+            self.write_due();
+        }
+    }
+
+    /// Seals the batches that wait, and answers for them: they are written when they have waited long enough here.
+    fn hold_waiting(&mut self) {
+        while !self.waiting.is_empty() {
+            // Those that Blueflood has already will be answered for soonest.
+            if !self.fresh.has_room() {
+                self.write_held(|kept| !kept.loaded);
+            }
+            if !self.fresh.has_room() && self.blocked.is_none() {
+                self.write_held(|_| true);
+            }
+            if self.blocked.is_some() {
+                return;
+            }
+            let Some((batch, reply)) = self.waiting.pop_front() else { return };
+            // It may also wait here twice: once more for a collector that was started again.
+            if batch.is_stored() {
+                let _ = reply.send(Ok(None));
+                continue;
+            }
+            let chunk = self.sealer.seal(&batch.text, batch.rows);
+            let id = self.next_id();
+            let meta = Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes };
+            let due = self.due(batch.received_ms);
+            self.fresh.keep(Kept {
+                id,
+                chunk,
+                received_ms: batch.received_ms,
+                due: Some(due),
+                loaded: false,
+            });
+            self.ledger.change(|ledger| ledger.spooled(meta.rows.into()));
+            batch.set_stored();
+            let _ = reply.send(Ok(Some(meta)));
+        }
+    }
+
+    /// When a chunk has to be written: soon, and at once if its oldest row has waited for as long as any row may.
+    fn due(&self, received_ms: i64) -> Instant {
+        let waited = Duration::from_millis(u64::try_from(now_ms().saturating_sub(received_ms)).unwrap_or(0));
+        let hold = self.options.hold.min(self.options.unwritten_max.saturating_sub(waited));
+        let now = Instant::now();
+        now.checked_add(hold).unwrap_or(now)
+    }
+
+    /// Writes the chunks that have waited long enough.
+    pub(super) fn write_due(&mut self) {
+        let now = Instant::now();
+        self.write_held(|kept| kept.due.is_some_and(|due| due <= now));
+    }
+
+    /// Writes chunks that are held; false if the spool does not take them.
+    pub(super) fn write_held(&mut self, which: impl Fn(&Kept) -> bool) -> bool {
+        loop {
+            let mut bytes: usize = 0;
+            let mut fits = |kept: &&Kept| {
+                let first = bytes == 0;
+                bytes = bytes.saturating_add(kept.chunk.body.len());
+                first || bytes <= GROUP_BYTES_MAX
+            };
+            let group: Vec<_> =
+                self.fresh.held().filter(|kept| which(kept)).take_while(|kept| fits(kept)).cloned().collect();
+            if group.is_empty() {
+                self.unblock();
+                return true;
+            }
+            match self.write(|worker, after| worker.write_group(&group, after)) {
+                Ok(0) => {
+                    self.block(self.no_room());
+                    return false;
+                }
+                Ok(_) => self.unblock(),
+                Err(SpoolError::Disk(text) | SpoolError::DiskFull(text)) => {
+                    self.block(text);
+                    return false;
+                }
+                // They are due in the new file, under new numbers.
+                Err(SpoolError::Replaced) => {}
+                Err(SpoolError::Closed) => return false,
+            }
+        }
+    }
+
+    /// Writes as many of `group` as there is room for; how many.
+    fn write_group(&mut self, group: &[Kept], after: &mut After) -> rusqlite::Result<usize> {
+        let mut written: usize = 0;
+        for kept in group {
+            if !self.make_room(kept.chunk.body.len(), after)? {
+                break;
+            }
+            self.write_one(kept, after)?;
+            written = written.saturating_add(1);
+        }
+        self.write_counts(after)?;
+        Ok(written)
+    }
+
+    /// Writes a chunk that is held.
+    pub(super) fn write_one(&self, kept: &Kept, after: &mut After) -> rusqlite::Result<()> {
+        self.store.insert(kept.id, &kept.chunk, kept.received_ms)?;
+        self.store.count("received", "", kept.chunk.rows.into())?;
+        after.written_chunks.push(kept.id);
+        Ok(())
+    }
+
+    fn no_room(&self) -> String {
+        let cause = if self.disk_full { "the disk is full" } else { "it is at its cap (--spool_max)" };
+        cause.to_owned()
+    }
+
+    fn unblock(&mut self) {
+        if self.blocked.take().is_some() {
+            (self.say)(Notice::Unblocked);
+        }
+    }
+
+    /// The number of the next chunk. None is used twice, even if the one before is never written, or the file is lost.
+    pub(super) fn next_id(&mut self) -> ChunkId {
+        self.last_id = self.last_id.saturating_add(1);
+        self.last_id
+    }
+
+    /// Writes the batches that wait, as far as there is room.
+    fn write_waiting(&mut self) {
+        while !self.waiting.is_empty() {
+            let mut bytes: usize = 0;
+            let mut fits = |batch: &Arc<Batch>| {
+                let first = bytes == 0;
+                bytes = bytes.saturating_add(batch.text.len());
+                first || bytes <= GROUP_BYTES_MAX
+            };
+            let group: Vec<_> =
+                self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
+            let stored = self.write(|worker, after| worker.append(&group, after));
+            match stored {
+                Ok(metas) => {
+                    if metas.is_empty() {
+                        return self.block(self.no_room());
+                    }
+                    for meta in metas {
+                        if let Some((_, reply)) = self.waiting.pop_front() {
+                            let _ = reply.send(Ok(meta));
+                        }
+                    }
+                    self.unblock();
+                }
+                Err(SpoolError::Disk(text) | SpoolError::DiskFull(text)) => return self.block(text),
+                Err(error) => {
+                    for (_, reply) in self.waiting.drain(..) {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn block(&mut self, cause: String) {
+        if self.blocked.is_none() {
+            (self.say)(Notice::Blocked(cause.clone()));
+        }
+        self.blocked = Some(cause);
+    }
+
+    /// Stores as many of `batches` as there is room for.
+    fn append(&mut self, batches: &[Arc<Batch>], after: &mut After) -> rusqlite::Result<Vec<Option<Meta>>> {
+        let mut metas = Vec::new();
+        for batch in batches {
+            // It may also wait here twice: once more for a collector that was started again.
+            if batch.is_stored() || after.stored.iter().any(|stored| Arc::ptr_eq(stored, batch)) {
+                metas.push(None);
+                continue;
+            }
+            let chunk = self.sealer.seal(&batch.text, batch.rows);
+            if !self.make_room(chunk.body.len(), after)? {
+                break;
+            }
+            let id = self.next_id();
+            let meta = self.store.insert(id, &chunk, batch.received_ms)?;
+            metas.push(Some(meta));
+            let rows = u64::from(chunk.rows);
+            self.store.count("received", "", rows)?;
+            after.changes.push(Box::new(move |ledger| ledger.spooled(rows)));
+            after.stored.push(batch.clone());
+            after.fresh.push(Kept { id, chunk, received_ms: batch.received_ms, due: None, loaded: false });
+        }
+        self.write_counts(after)?;
+        Ok(metas)
+    }
+
+    /// Makes room for a chunk by the policy; false if it has to wait.
+    fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
+        let mut bytes_max = self.options.bytes_max.saturating_add(OVERHEAD_BYTES);
+        let mut reason = "spool_full";
+        if self.disk_full {
+            bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
+            reason = "disk_full";
+        }
+        let fits = |used: u64| used.saturating_add(bytes as u64) <= bytes_max;
+        let mut rows: u64 = 0;
+        while !fits(self.store.used_bytes()?) {
+            // One chunk larger than the cap is still taken: nothing could leave to make room for it.
+            let Some(oldest) = self.store.scan(None, false, 1)?.pop() else { break };
+            if self.options.when_full == WhenFull::Block {
+                return Ok(false);
+            }
+            rows = rows.saturating_add(self.store.remove(&[oldest.id])?);
+        }
+        self.store.count("dropped", reason, rows)?;
+        after.dropped(reason, rows);
+        Ok(true)
+    }
+
+    /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
+    pub(super) fn write_counts(&mut self, after: &mut After) -> rusqlite::Result<()> {
+        let now = self.ledger.snapshot();
+        let skipped = since(&now.skipped, &self.written.skipped);
+        self.store.count("received", "", ledger::sum(&skipped))?;
+        self.store.count_by_reason("skipped", &skipped)?;
+        self.store.count_by_reason("malformed", &since(&now.malformed, &self.written.malformed))?;
+        let names = now.names_replaced.saturating_sub(self.written.names_replaced);
+        self.store.count("names_replaced", "", names)?;
+        let unwritten = self.unwritten;
+        self.store.count("received", "", unwritten.delivered)?;
+        self.store.count("delivered", "", unwritten.delivered)?;
+        self.store.count("unconfirmed", "", unwritten.unconfirmed)?;
+        self.store.set_last_id(self.last_id)?;
+        after.written = Some(now);
+        Ok(())
+    }
+}
