@@ -1,8 +1,8 @@
 //! What the daemon costs, as its users meet it: the real binary, real sockets, the spool on disk, and a sink that counts.
 //! Never a test: nothing here fails for being slow.
 //!
-//! `make bench` runs all of it; `cargo bench --bench bench -- main latency` only some. With `RESULTS=1` the tables go
-//! to `tests/bench/RESULTS.md` too.
+//! `make bench` runs all of it but the soak, which takes ten minutes and comes with `LONG=1`; `cargo bench --bench bench
+//! -- main latency` runs only some. With `RESULTS=1` the tables go to `tests/bench/RESULTS.md` too.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -36,14 +36,21 @@ const BASE: u64 = 1_700_000_000;
 type Section = (&'static str, fn(&mut Bench) -> Table);
 
 /// What can be asked for.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("main", main_job),
     ("latency", latency),
     ("paced", paced),
     ("outage", outage),
     ("growth", growth),
     ("peers", peers),
+    (SOAK, soak),
 ];
+
+/// The section that is only run when it is asked for.
+const SOAK: &str = "soak";
+
+/// How long it is.
+const SOAK_MINUTES: usize = 10;
 
 /// A run after the other.
 struct Bench {
@@ -108,8 +115,10 @@ impl Bench {
 fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let asked = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let by_itself = |name| wanted.is_empty() && (name != SOAK || asked("LONG"));
     let sections: Vec<_> =
-        SECTIONS.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name)).collect();
+        SECTIONS.iter().filter(|&&(name, _)| by_itself(name) || wanted.iter().any(|w| w == name)).collect();
     assert!(!sections.is_empty(), "there is only: {:?}", SECTIONS.map(|(name, _)| name));
     let names: Vec<_> = sections.iter().map(|&&(name, _)| name).collect();
     let started = Instant::now();
@@ -123,7 +132,7 @@ fn main() {
         text = format!("{text}\n{table}");
     }
     eprintln!("[{:3} s] done", started.elapsed().as_secs());
-    if std::env::var_os("RESULTS").is_some_and(|asked| !asked.is_empty()) {
+    if asked("RESULTS") {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/RESULTS.md");
         std::fs::write(path, text).unwrap();
         eprintln!("written to {path}");
@@ -133,18 +142,37 @@ fn main() {
 fn main_job(bench: &mut Bench) -> Table {
     let mut table = Table::new(
         "As fast as it goes: 6 million datapoints of 100,000 series, 4 connections, spool on disk",
-        &["in", "out", "CPU s/M", "goal", "dp/s", "peak MiB", "wire B/dp", "disk B/dp", "lost", "twice"],
+        &[
+            "in",
+            "out",
+            "written",
+            "CPU s/M",
+            "goal",
+            "dp/s",
+            "peak MiB",
+            "wire B/dp",
+            "disk B/dp",
+            "lost",
+            "twice",
+        ],
     );
-    for compress in ["gzip", "none"] {
+    for (compress, written, hold) in [
+        ("gzip", "if late", "0.1"),
+        ("none", "if late", "0.1"),
+        ("gzip", "first", "0"),
+        ("none", "first", "0"),
+    ] {
         for protocol in [Protocol::Pickle, Protocol::Line] {
-            eprintln!("        {} to {compress}", protocol.name());
-            let ran = bench.run_alone(Plan::new(protocol, 6_000_000), None, &["--compress", compress]);
-            if compress == "gzip" && protocol == Protocol::Pickle {
+            eprintln!("        {} to {compress}, written {written}", protocol.name());
+            let options = ["--compress", compress, "--spool_hold", hold];
+            let ran = bench.run_alone(Plan::new(protocol, 6_000_000), None, &options);
+            if bench.ours.is_none() {
                 bench.ours = Some(ran.cpu_s_per_million);
             }
             table.row([
                 protocol.name().to_owned(),
                 compress.to_owned(),
+                written.to_owned(),
                 format!("{:.3}", ran.cpu_s_per_million),
                 if compress == "gzip" { "0.5" } else { "0.35" }.to_owned(),
                 format!("{:.0}k", ran.arrived.rate / 1e3),
@@ -156,6 +184,10 @@ fn main_job(bench: &mut Bench) -> Table {
             ]);
         }
     }
+    table.note(
+        "Written: if late, only what Blueflood has not answered for within 0.1 s (the default); first, everything before \
+         it is sent (`--spool_hold 0`).",
+    );
     table.note(
         "Disk: what the process made the file system write, deleted pages and the write-ahead log with it.",
     );
@@ -233,7 +265,7 @@ fn outage(bench: &mut Bench) -> Table {
 
     eprintln!("        a backlog");
     let (folder, base) = (Folder::new(), bench.base());
-    let plan = Plan::new(Protocol::Pickle, 5_000_000);
+    let plan = Plan::new(Protocol::Pickle, 10_000_000);
     bench.sink.set_down(true);
     let written = bench.sink.expect(plan, base);
     let daemon = bench.start(&folder, &[]);
@@ -242,7 +274,7 @@ fn outage(bench: &mut Bench) -> Table {
     let (cpu_s, peak_mib) = (daemon.process.cpu_s(), daemon.process.peak_mib());
     daemon.stop();
     let millions = plan.datapoints as f64 / 1e6;
-    row("backlog of 5 million: taken for", format!("{:.3} CPU s/M", cpu_s / millions), "0.5");
+    row("backlog of 10 million: taken for", format!("{:.3} CPU s/M", cpu_s / millions), "0.5");
     row("backlog: peak while it grows", format!("{peak_mib:.1} MiB"), "48 MiB");
     let a_datapoint = folder.spool_bytes() / plan.datapoints as f64;
     row("backlog: on disk", format!("{a_datapoint:.1} B/dp"), "");
@@ -256,6 +288,26 @@ fn outage(bench: &mut Bench) -> Table {
     row("replay: rate", format!("{:.0}k dp/s", arrived.tally.different as f64 / took / 1e3), "");
     row("replay: peak", format!("{:.1} MiB", daemon.process.peak_mib()), "48 MiB");
     row("replay: lost, twice", format!("{}, {}", arrived.lost, arrived.tally.duplicated), "0");
+    drop(daemon);
+
+    eprintln!("        a large spool");
+    let (folder, base) = (Folder::new(), bench.base());
+    let plan = Plan::new(Protocol::Pickle, 7_500_000);
+    bench.sink.set_down(true);
+    let written = bench.sink.expect(plan, base);
+    let options = ["--compress", "none", "--spool_max", "4GiB"];
+    let daemon = bench.start(&folder, &options);
+    load::send(plan, daemon.endpoint, base, &written);
+    std::thread::sleep(Duration::from_secs(1));
+    drop(daemon);
+    let gib = folder.spool_bytes() / f64::from(1 << 30);
+    let daemon = bench.start(&folder, &options);
+    row(
+        &format!("a spool of {gib:.2} GiB, after kill -9: opened in"),
+        format!("{:.2} s", daemon.started_in.as_secs_f64()),
+        "1 s",
+    );
+    bench.sink.set_down(false);
     table
 }
 
@@ -294,7 +346,76 @@ fn growth(bench: &mut Bench) -> Table {
             ran.arrived.tally.duplicated.to_string(),
         ]);
     }
-    table.note("A ratio is to the first line; the goal is within 20 %.");
+    eprintln!("        an empty and a full spool");
+    let (folder, down) = (Folder::new(), bench.base());
+    bench.sink.set_down(true);
+    let daemon = bench.start(&folder, &["--spool_max", "64MiB"]);
+    let mut empty = None;
+    // 64 MiB hold less than 4 million of them.
+    for what in ["into an empty spool, Blueflood down", "", "into a full spool that drops its oldest"] {
+        let cpu_s = daemon.process.cpu_s();
+        daemon.process.forget_peak();
+        let started = Instant::now();
+        let written = bench.sink.expect(plan, down);
+        load::send(plan, daemon.endpoint, down, &written);
+        let rate = plan.datapoints as f64 / started.elapsed().as_secs_f64();
+        std::thread::sleep(Duration::from_secs(1));
+        let cpu_s = (daemon.process.cpu_s() - cpu_s) / plan.datapoints as f64 * 1e6;
+        let empty = *empty.get_or_insert(cpu_s);
+        if !what.is_empty() {
+            table.row([
+                what.to_owned(),
+                format!("{cpu_s:.3}"),
+                format!("{:.2}", cpu_s / empty),
+                format!("{:.0}k", rate / 1e3),
+                format!("{:.1}", daemon.process.peak_mib()),
+                "-".to_owned(),
+                "-".to_owned(),
+            ]);
+        }
+    }
+    bench.sink.set_down(false);
+    table.note(
+        "A ratio is to the first line, of the full spool to the empty one; the goal is within 20 %. What a full spool \
+         drops is counted, and not lost.",
+    );
+    table
+}
+
+fn soak(bench: &mut Bench) -> Table {
+    let mut table = Table::new(
+        &format!("500,000 datapoints a second for {SOAK_MINUTES} minutes, pickle to gzip"),
+        &["after", "resident MiB", "peak MiB", "goal", "CPU s/M so far"],
+    );
+    const RATE: usize = 500_000;
+    let plan = Plan { rate: Some(RATE), ..Plan::new(Protocol::Pickle, SOAK_MINUTES * 60 * RATE) };
+    let folder = Folder::new();
+    let (base, daemon) = (bench.base(), bench.start(&folder, &[]));
+    let written = bench.sink.expect(plan, base);
+    let endpoint = daemon.endpoint;
+    let sending = std::thread::spawn(move || load::send(plan, endpoint, base, &written));
+    let started = Instant::now();
+    for minute in 1..=SOAK_MINUTES {
+        let until = Duration::from_secs(minute as u64 * 60);
+        std::thread::sleep(until.saturating_sub(started.elapsed()));
+        let millions = (RATE * minute * 60) as f64 / 1e6;
+        eprintln!("        minute {minute}");
+        table.row([
+            format!("{minute} min"),
+            format!("{:.1}", daemon.process.resident_mib()),
+            format!("{:.1}", daemon.process.peak_mib()),
+            "48".to_owned(),
+            format!("{:.3}", daemon.process.cpu_s() / millions),
+        ]);
+    }
+    sending.join().unwrap();
+    let arrived = bench.sink.wait(SILENCE);
+    table.note(format!(
+        "{:.0}k datapoints a second; lost {}, twice {}.",
+        arrived.rate / 1e3,
+        arrived.lost,
+        arrived.tally.duplicated
+    ));
     table
 }
 

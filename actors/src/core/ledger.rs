@@ -107,6 +107,12 @@ impl Ledger {
         self.spooled = self.spooled.saturating_add(rows);
     }
 
+    /// The spool could not keep rows after all: they are in hand again.
+    pub fn unspooled(&mut self, rows: u64) {
+        self.spooled = self.spooled.saturating_sub(rows);
+        self.open = self.open.saturating_add(rows);
+    }
+
     /// Rows in hand were given up before the spool had them.
     pub fn dropped_in_hand(&mut self, reason: &str, rows: u64) {
         self.open = self.open.saturating_sub(rows);

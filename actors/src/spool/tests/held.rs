@@ -164,3 +164,20 @@ fn a_damaged_file_takes_nothing_of_what_is_held() {
     assert_eq!(world.names().iter().filter(|name| name.starts_with("held")).count(), 9);
     world.expect("written", || world.ledger_on_disk() == ledger);
 }
+
+#[test]
+fn what_a_full_spool_cannot_take_at_the_end_is_said_to_be_in_hand() {
+    let mut world = World::new(|options| {
+        options.hold = LONG;
+        options.encoding = Encoding::Plain;
+        options.when_full = WhenFull::Block;
+    });
+    for i in 0..20 {
+        world.append(&format!("s{i}"), 900);
+    }
+    let ledger = world.spool().ledger().clone();
+    world.close();
+    let ledger = ledger.snapshot();
+    assert_eq!((ledger.unaccounted(), ledger.spooled), (0, world.rows_on_disk()));
+    assert!(ledger.spooled > 0 && ledger.open > 0 && ledger.spooled + ledger.open == 18_000, "{ledger:?}");
+}

@@ -87,6 +87,11 @@ impl Fresh {
         self.held().map(Kept::meta)
     }
 
+    /// Rows that are not in the file.
+    pub(super) fn held_rows(&self) -> u64 {
+        self.held().fold(0, |rows, kept| rows.saturating_add(kept.chunk.rows.into()))
+    }
+
     /// A chunk that is not in the file.
     pub(super) fn get_held(&self, id: ChunkId) -> Option<&Kept> {
         self.kept.get(self.position(id)?).filter(|kept| kept.due.is_some())

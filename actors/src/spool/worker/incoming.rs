@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// New files in a row that turn out to be damaged as they are written, before others are served in between.
+const REPLACED_MAX: u32 = 3;
+
 impl Worker {
     /// Takes the batches that wait, as far as there is room.
     pub(super) fn append_waiting(&mut self) {
@@ -69,7 +72,8 @@ impl Worker {
 
     /// Writes chunks that are held; false if the spool does not take them.
     pub(super) fn write_held(&mut self, which: impl Fn(&Kept) -> bool) -> bool {
-        loop {
+        let mut replaced: u32 = 0;
+        while replaced < REPLACED_MAX {
             let mut bytes: usize = 0;
             let mut fits = |kept: &&Kept| {
                 let first = bytes == 0;
@@ -93,10 +97,19 @@ impl Worker {
                     return false;
                 }
                 // They are due in the new file, under new numbers.
-                Err(SpoolError::Replaced) => {}
+                Err(SpoolError::Replaced) => replaced = replaced.saturating_add(1),
                 Err(SpoolError::Closed) => return false,
             }
         }
+        false
+    }
+
+    /// Writes all that is held, for this is its last chance. What cannot be written is in hand again, and lost with the
+    /// process.
+    pub(super) fn write_last(&mut self) {
+        self.write_held(|_| true);
+        let held = self.fresh.held_rows();
+        self.ledger.change(|ledger| ledger.unspooled(held));
     }
 
     /// Writes as many of `group` as there is room for; how many.
