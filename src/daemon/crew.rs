@@ -22,6 +22,7 @@ use actors::listener::{self, Desk, Listener, Live};
 use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
 use actors::supervisor::{Lifeline, Storms, Supervised, Vitals};
+use actors::tap::Taps;
 use listenfd::ListenFd;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -155,6 +156,7 @@ impl Crew {
             collector: collector.link(),
             live: alive,
             ledger: ground.spool.ledger().clone(),
+            taps: Taps::default(),
             stop: stopped,
             permits: Arc::new(Semaphore::new(settings.connections as usize)),
             undecoded_bytes: Arc::new(AtomicUsize::new(0)),
@@ -270,6 +272,7 @@ impl Crew {
             forwarder: self.forwarder_status.clone(),
             keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
             listeners: self.desks(),
+            taps: self.common.taps.clone(),
             vitals: self.vitals().into_iter().chain(own).collect(),
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,
