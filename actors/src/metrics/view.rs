@@ -143,6 +143,10 @@ impl View {
             "skipped": skipped,
             "refused": refused,
             "dropped": dropped,
+            "last_refused": self.spool.refused.iter().map(|(reason, last)| {
+                let last = json!({ "row": last.row, "message": last.message, "time": last.refused_ms / 1000 });
+                (reason.clone(), last)
+            }).collect::<Map<_, _>>(),
             "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
             "forwarder": {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Batch, Notice, Options, Policy, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
+    Batch, Notice, Options, Policy, Refused, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
     open::{self, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
@@ -75,6 +75,8 @@ pub(super) struct Worker {
     /// Dropped, by policy, and not yet said.
     dropped: BTreeMap<&'static str, u64>,
     said_dropped: Option<Instant>,
+    /// The last of each reason.
+    refused: BTreeMap<String, Refused>,
     /// Chunks just stored, the oldest first: see [`FRESH_BYTES_MAX`].
     fresh: VecDeque<(ChunkId, Chunk)>,
     say: Box<dyn Fn(Notice) + Send>,
@@ -98,6 +100,7 @@ struct After {
     dead_letter_bytes: i64,
     /// Rows that Blueflood stored, and when they came.
     delivered: Vec<(i64, u64)>,
+    refused: BTreeMap<String, Refused>,
 }
 
 impl After {
@@ -142,10 +145,12 @@ impl Worker {
             delays: super::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
+            refused: BTreeMap::new(),
             fresh: VecDeque::new(),
             say,
         };
         worker.read_counts();
+        worker.refused = worker.store.last_dead_letters().unwrap_or_default();
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
         }
@@ -298,6 +303,7 @@ impl Worker {
         for (received_ms, rows) in after.delivered {
             self.delays.observe(now.saturating_sub(received_ms).max(0) as f64 / 1000.0, rows);
         }
+        self.refused.extend(after.refused);
         after.notices.into_iter().for_each(|notice| (self.say)(notice));
         for (reason, rows) in after.dropped {
             let sum = self.dropped.entry(reason).or_default();
@@ -451,10 +457,10 @@ impl Worker {
     /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
     fn write_counts(&mut self, after: &mut After) -> rusqlite::Result<()> {
         let now = self.ledger.snapshot();
-        let skipped = since(&now.skipped, &self.written.skipped);
+        let skipped = ledger::since(&now.skipped, &self.written.skipped);
         self.store.count("received", "", ledger::sum(&skipped))?;
         self.store.count_by_reason("skipped", &skipped)?;
-        self.store.count_by_reason("malformed", &since(&now.malformed, &self.written.malformed))?;
+        self.store.count_by_reason("malformed", &ledger::since(&now.malformed, &self.written.malformed))?;
         let names = now.names_replaced.saturating_sub(self.written.names_replaced);
         self.store.count("names_replaced", "", names)?;
         after.written = Some(now);
@@ -538,7 +544,9 @@ impl Worker {
         for letter in &refused {
             ledger::add(&mut by_reason, letter.reason, 1);
         }
-        self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), now_ms())?;
+        let refused_ms = now_ms();
+        self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), refused_ms)?;
+        after.refused.extend(Refused::last_of(&refused, refused_ms));
         self.store.count("delivered", "", delivered)?;
         after.delivered.push((received_ms, delivered));
         self.store.count_by_reason("refused", &by_reason)?;
@@ -576,16 +584,10 @@ impl Worker {
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
             delays: self.delays.clone(),
+            refused: self.refused.clone(),
         };
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
-}
-
-fn since(now: &ByReason, before: &ByReason) -> ByReason {
-    let grown = |(reason, &n): (&String, &u64)| {
-        (reason.clone(), n.saturating_sub(before.get(reason).copied().unwrap_or(0)))
-    };
-    now.iter().map(grown).filter(|&(_, n)| n > 0).collect()
 }
 
 fn now_ms() -> i64 {
