@@ -36,7 +36,9 @@ sent it, and how it begins. Characters that a terminal would obey are shown as \
 The tap never slows the flow: of more than 1,000 datapoints a second it shows a sample, and says so
 on standard error. With --match all names are looked at first, as many as 2% of a core can do.
 
-In a glob, * is any characters (dots too), ? one byte, [a-c] one of these, {web,db} one of those.
+A glob is for whole names as they were sent, without --metric_prefix: * is any characters (dots
+too), ? one byte, [a-c] one of these, {web,db} one of those. What is malformed is asked for by its
+first word.
 
 Examples:
   The next ten datapoints:

@@ -281,4 +281,22 @@ fn neither_a_reload_nor_a_listener_that_dies_ends_it() {
         assert!(tap.line().contains("  again  3  "));
     }
     assert!(tap.interrupt().0.success());
+
+    // The stats port's own actor does end it, and leaves nothing behind.
+    #[cfg(feature = "faults")]
+    {
+        let tap = Tap::open(&daemon, &[]);
+        assert_eq!(
+            daemon.request("POST", "/end/metrics/panic", "localhost").map(|(status, _)| status),
+            Some(204)
+        );
+        let (status, _, words) = tap.ended();
+        assert!(status.code() == Some(1) && words.contains("error: the daemon at"), "{words}");
+        assert!(until(|| daemon
+            .request("GET", "/stats", "localhost")
+            .is_some_and(|(status, _)| status == 200)));
+        daemon.expect("no tap, and a restart", |stats| {
+            stats["taps"] == 0 && stats["actors"]["metrics"]["restarts"] == 1
+        });
+    }
 }
