@@ -40,6 +40,7 @@ pub fn command() -> Command {
         .args(settings::arguments())
         .subcommand(commands::check::command())
         .subcommand(commands::status::command())
+        .subcommand(commands::tap::command())
         .subcommand(commands::spool::command())
         .subcommand(commands::dead_letters::command())
         .subcommand(commands::send::command())
@@ -64,6 +65,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     match matches.subcommand() {
         Some(("check", given)) => commands::check::run(given, around),
         Some(("status", given)) => commands::status::run(given, around),
+        Some(("tap", given)) => commands::tap::run(given, around),
         Some(("spool", given)) => commands::spool::run(given, around),
         Some(("dead-letters", given)) => commands::dead_letters::run(given, around),
         Some(("send", given)) => commands::send::run(given),

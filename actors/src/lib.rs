@@ -23,6 +23,7 @@
 //! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
 //! | [`tls`] | whom we trust on the way out, and who we are there |
+//! | [`tap`] | who looks on while datapoints pass |
 //! | [`metrics`] | the local HTTP port, and the view of all counters |
 //! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
 //! | [`faults`] | the places where tests make an actor die |
@@ -36,4 +37,5 @@ pub mod listener;
 pub mod metrics;
 pub mod spool;
 pub mod supervisor;
+pub mod tap;
 pub mod tls;

@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use actix::{Actor, AsyncContext, Context, WrapFuture};
@@ -29,10 +29,17 @@ use tokio_util::task::TaskTracker;
 use self::socket::{Accepted, Bound, Peer};
 use crate::{
     collector::MetricFrame,
-    core::{datapoint::Reason, networks::Networks, protocol::Protocol, row::Encoder},
+    core::{
+        datapoint::Reason,
+        networks::Networks,
+        protocol::Protocol,
+        row::{Encoder, Skipped},
+        tap::Whence,
+    },
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
+    tap::Taps,
 };
 
 /// Bytes that all connections of the daemon may hold undecoded, together. Who needs more is cut off: a thousand
@@ -72,6 +79,8 @@ pub struct Common {
     pub live: watch::Receiver<Live>,
     /// Where everything is counted.
     pub ledger: SharedLedger,
+    /// Who looks on.
+    pub taps: Taps,
     /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
     /// Connections that may be open at once, over all endpoints.
@@ -104,31 +113,64 @@ pub struct Desk {
     /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
     pub kernel_drops: AtomicU64,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
+    skipped: Mutex<BTreeMap<Skipped, Noted>>,
+}
+
+/// Input of one kind that is not forwarded.
+#[derive(Debug, Clone, Default)]
+pub struct Noted {
+    /// How much of it there was.
+    pub count: u64,
+    /// The last of it.
+    pub last: Option<Sample>,
+}
+
+/// A sample of input that is not forwarded.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Who sent it.
+    pub peer: String,
+    /// How it began, escaped and cut.
+    pub text: String,
+    /// When it came.
+    pub at: SystemTime,
 }
 
 /// The malformed input of one reason.
-#[derive(Debug, Clone, Default)]
-pub struct Malformed {
-    /// How much of it there was.
-    pub count: u64,
-    /// Who sent the last, and how it began.
-    pub last: Option<(String, String)>,
+#[derive(Debug, Default)]
+struct Malformed {
+    noted: Noted,
     said: Option<Instant>,
     unsaid: u64,
 }
 
 impl Desk {
     /// The malformed input so far, by reason.
-    pub fn malformed(&self) -> BTreeMap<Reason, Malformed> {
-        self.malformed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn malformed(&self) -> BTreeMap<Reason, Noted> {
+        let malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
+        malformed.iter().map(|(&reason, malformed)| (reason, malformed.noted.clone())).collect()
+    }
+
+    /// The datapoints so far that could not be forwarded, by reason.
+    pub fn skipped(&self) -> BTreeMap<Skipped, Noted> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts skipped datapoints, of which one is the sample.
+    fn note_skipped(&self, reason: Skipped, count: u64, sample: Sample) {
+        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = skipped.entry(reason).or_default();
+        noted.count = noted.count.saturating_add(count);
+        noted.last = Some(sample);
     }
 
     /// Counts malformed input; how much of it was not said in the log, if it is time to say it.
     fn note_malformed(&self, reason: Reason, peer: &dyn Display, sample: &[u8]) -> Option<u64> {
         let mut malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = malformed.entry(reason).or_default();
-        entry.count = entry.count.saturating_add(1);
-        entry.last = Some((peer.to_string(), sample.escape_ascii().to_string()));
+        entry.noted.count = entry.noted.count.saturating_add(1);
+        let (peer, text) = (peer.to_string(), sample.escape_ascii().to_string());
+        entry.noted.last = Some(Sample { peer, text, at: SystemTime::now() });
         if entry.said.is_some_and(|at| at.elapsed() < SAY_MALFORMED_EVERY) {
             entry.unsaid = entry.unsaid.saturating_add(1);
             return None;
@@ -140,6 +182,10 @@ impl Desk {
     /// Counts a sender that is turned away, and says why at a bounded rate: it will soon be back.
     fn turn_away(&self, common: &Common, reason: Reason, peer: &dyn Display, sample: &[u8], cause: &str) {
         common.ledger.change(|ledger| ledger.malformed(reason.label()));
+        if let Some(mut look) = common.taps.look() {
+            let (endpoint, protocol) = (&self.endpoint, self.protocol);
+            look.malformed(Whence { time_ms: now_ms(), endpoint, protocol, peer }, reason, sample);
+        }
         if let Some(unsaid) = self.note_malformed(reason, peer, sample) {
             warn!(common.log, "a sender is turned away"; "reason" => reason.label(), "peer" => %peer, "cause" => cause,
                 "sample" => %sample.escape_ascii(), "unsaid_before" => unsaid);
@@ -172,6 +218,7 @@ impl Listener {
             datapoints: AtomicU64::new(0),
             kernel_drops: AtomicU64::new(0),
             malformed: Mutex::default(),
+            skipped: Mutex::default(),
         })
     }
 }
@@ -296,4 +343,9 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
             connection::serve(stream, peer.to_string(), desk, common).await
         }
     }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,6 +3,7 @@
 
 mod http;
 mod own;
+mod tap;
 mod view;
 
 use std::{
@@ -29,6 +30,7 @@ use crate::{
     listener::Desk,
     spool::Spool,
     supervisor::{Lifeline, Vitals, supervised},
+    tap::Taps,
 };
 
 /// How often a point of the history is taken.
@@ -48,6 +50,8 @@ pub struct Sources {
     pub keystone: Option<keystone_auth::SharedStatus>,
     /// The listeners.
     pub listeners: Vec<Arc<Desk>>,
+    /// Who looks on while datapoints pass.
+    pub taps: Taps,
     /// The actors.
     pub vitals: Vec<Arc<Vitals>>,
     /// Log records that were lost.
@@ -144,6 +148,7 @@ impl Metrics {
             forwarder,
             keystone,
             listeners,
+            taps,
             vitals,
             log_records_lost,
             started,
@@ -164,6 +169,7 @@ impl Metrics {
             uptime: started.elapsed(),
             stopping: *stop.borrow(),
             spool_bytes_max: *spool_bytes_max,
+            taps: taps.open_now(),
         }
     }
 

@@ -9,6 +9,7 @@ pub mod send;
 pub mod sink;
 pub mod spool;
 pub mod status;
+pub mod tap;
 
 use std::fmt::Display;
 use std::io::Write;

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use actors::core::printable::printable;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
@@ -21,6 +22,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// The most of an answer that is read.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// How much of a sample is shown, in bytes.
+const LAST_BYTES_MAX: usize = 400;
 
 /// Moves the cursor home and clears what is below: less flicker than clearing first.
 const REDRAW: &str = "\x1b[H\x1b[J";
@@ -169,7 +173,9 @@ fn text(stats: &Value) -> Vec<String> {
     ));
     for place in ["refused", "skipped", "dropped", "malformed"] {
         for (reason, n) in at(stats, &format!("/{place}")).as_object().into_iter().flatten() {
-            lines.push(format!("{place:<10} {n} for {reason}"));
+            let last =
+                last(stats, place, reason).map(|last| format!(", the last {last}")).unwrap_or_default();
+            lines.push(format!("{place:<10} {n} for {reason}{last}"));
         }
     }
     match wrong(stats).as_slice() {
@@ -178,6 +184,20 @@ fn text(stats: &Value) -> Vec<String> {
         wrong => lines.extend(wrong.iter().map(|words| format!("WRONG      {}", words.escape_debug()))),
     }
     lines
+}
+
+/// The last of what was refused, skipped or malformed for a reason. All of it may be a stranger's.
+fn last(stats: &Value, place: &str, reason: &str) -> Option<String> {
+    let words = if place == "refused" {
+        let last = stats.get("last_refused")?.get(reason)?;
+        format!("{} ({})", plain(at(last, "/row")), plain(at(last, "/message")))
+    } else {
+        let of = |listener: &Value| Some(listener.get(place)?.get(reason)?.get("last")?.clone());
+        let all = at(stats, "/listeners").as_array()?;
+        let last = all.iter().filter_map(of).max_by_key(|last| at(last, "/time").as_u64())?;
+        format!("from {}: {}", plain(at(&last, "/peer")), plain(at(&last, "/sample")))
+    };
+    Some(printable(words.as_bytes(), LAST_BYTES_MAX))
 }
 
 /// A part of the figures; null if it is not there.

@@ -22,6 +22,7 @@ use actors::listener::{self, Desk, Listener, Live};
 use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
 use actors::supervisor::{Lifeline, Storms, Supervised, Vitals};
+use actors::tap::Taps;
 use listenfd::ListenFd;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -99,8 +100,8 @@ pub(super) struct Crew {
     forwarder: Supervised<Forwarder>,
     forwarder_status: forwarder::SharedStatus,
     keystone: Option<(Supervised<KeystoneAuth>, keystone_auth::SharedStatus)>,
-    metrics: Supervised<Metrics>,
-    board: Board,
+    /// None only while the crew is made: they show the rest of it.
+    figures: Option<Figures>,
     hand: Hand,
     common: listener::Common,
     live: watch::Sender<Live>,
@@ -108,6 +109,12 @@ pub(super) struct Crew {
     started: Instant,
     /// Whether the daemon is stopping.
     stop: watch::Sender<bool>,
+}
+
+/// Who shows the figures, and what they are of.
+struct Figures {
+    metrics: Supervised<Metrics>,
+    board: Board,
 }
 
 impl Crew {
@@ -149,7 +156,8 @@ impl Crew {
             collector: collector.link(),
             live: alive,
             ledger: ground.spool.ledger().clone(),
-            stop: stopped.clone(),
+            taps: Taps::default(),
+            stop: stopped,
             permits: Arc::new(Semaphore::new(settings.connections as usize)),
             undecoded_bytes: Arc::new(AtomicUsize::new(0)),
             readers: TaskTracker::new(),
@@ -157,28 +165,7 @@ impl Crew {
             log: log.clone(),
         };
         let listeners: Vec<_> = doors.into_iter().map(|door| listen(door, &common, &storms)).collect();
-        let (history, started) = (History::default(), Instant::now());
-        let sources = Sources {
-            spool: ground.spool.clone(),
-            forwarder: forwarder_status.clone(),
-            keystone: keystone.as_ref().map(|(_, status)| status.clone()),
-            listeners: desks(&listeners),
-            vitals: vitals(&collector, &forwarder, keystone.as_ref(), &listeners),
-            log_records_lost: ground.log_records_lost.clone(),
-            started,
-            stop: stopped,
-            spool_bytes_max: settings.spool_max,
-            settings: shown,
-            history: history.clone(),
-            own: own_metrics(settings, &common),
-        };
-        let board = Board::new(sources);
-        let metrics = {
-            let (board, socket, log) = (board.clone(), ground.stats.clone(), log.clone());
-            let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
-            Supervised::start("metrics", Arbiter::current(), storms.clone(), ground.log.clone(), make)
-        };
-        Ok(Self {
+        let mut crew = Self {
             ground,
             storms,
             listeners,
@@ -186,15 +173,25 @@ impl Crew {
             forwarder,
             forwarder_status,
             keystone,
-            metrics,
-            board,
+            figures: None,
             hand,
             common,
             live,
-            history,
-            started,
+            history: History::default(),
+            started: Instant::now(),
             stop,
-        })
+        };
+        let board = Board::new(crew.sources(settings, shown.clone()));
+        let metrics = {
+            let (board, socket) = (board.clone(), crew.ground.stats.clone());
+            let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
+            let log = crew.ground.log.clone();
+            Supervised::start("metrics", Arbiter::current(), crew.storms.clone(), log, make)
+        };
+        crew.figures = Some(Figures { metrics, board });
+        // Once more, for it shows itself too.
+        crew.show(settings, shown);
+        Ok(crew)
     }
 
     /// The doors that are open.
@@ -202,9 +199,12 @@ impl Crew {
         self.listeners.iter().map(|running| &running.door)
     }
 
-    /// What is known of each actor.
+    /// What is known of each actor that data needs.
     pub(super) fn vitals(&self) -> Vec<Arc<Vitals>> {
-        vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners)
+        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
+        vitals.extend(self.keystone.iter().map(|(actor, _)| actor.vitals()));
+        vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
+        vitals
     }
 
     /// The spool.
@@ -214,7 +214,7 @@ impl Crew {
 
     /// What each endpoint looks like from outside.
     pub(super) fn desks(&self) -> Vec<Arc<Desk>> {
-        desks(&self.listeners)
+        self.listeners.iter().map(|running| running.door.desk.clone()).collect()
     }
 
     /// Goes on with other settings: actors that have others of their own are made anew, endpoints come and go. What is
@@ -260,16 +260,20 @@ impl Crew {
 
     /// Shows these settings, and the actors that there are now.
     pub(super) fn show(&self, settings: &Settings, shown: Value) {
-        self.board.show(self.sources(settings, shown));
+        if let Some(figures) = &self.figures {
+            figures.board.show(self.sources(settings, shown));
+        }
     }
 
     fn sources(&self, settings: &Settings, shown: Value) -> Sources {
+        let own = self.figures.as_ref().map(|figures| figures.metrics.vitals());
         Sources {
             spool: self.ground.spool.clone(),
             forwarder: self.forwarder_status.clone(),
             keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
             listeners: self.desks(),
-            vitals: self.vitals(),
+            taps: self.common.taps.clone(),
+            vitals: self.vitals().into_iter().chain(own).collect(),
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,
             stop: self.stop.subscribe(),
@@ -307,7 +311,7 @@ impl Crew {
         self.collector.let_go();
         self.forwarder.let_go();
         self.keystone.iter().for_each(|(actor, _)| actor.let_go());
-        self.metrics.let_go();
+        self.figures.iter().for_each(|figures| figures.metrics.let_go());
         if let Err(error) = self.ground.spool.close().await {
             error!(log, "the spool could not be closed in order"; "error" => %error);
         }
@@ -386,22 +390,6 @@ fn own_metrics(settings: &Settings, common: &listener::Common) -> Option<(OwnMet
         ledger: common.ledger.clone(),
     };
     (!settings.self_metrics.is_empty()).then_some((own, settings.interval))
-}
-
-fn desks(listeners: &[Running]) -> Vec<Arc<Desk>> {
-    listeners.iter().map(|running| running.door.desk.clone()).collect()
-}
-
-fn vitals(
-    collector: &Supervised<Collector>,
-    forwarder: &Supervised<Forwarder>,
-    keystone: Option<&Keystone>,
-    listeners: &[Running],
-) -> Vec<Arc<Vitals>> {
-    let mut vitals = vec![collector.vitals(), forwarder.vitals()];
-    vitals.extend(keystone.map(|(actor, _)| actor.vitals()));
-    vitals.extend(listeners.iter().map(|running| running.actor.vitals()));
-    vitals
 }
 
 /// One thread a core decodes, but for the one that the way out needs.

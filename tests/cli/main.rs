@@ -298,7 +298,7 @@ fn what_a_package_needs_is_generated() {
     let folder = tempfile::tempdir().expect("a directory");
     let generated = run(&[], &["generate", "man", "--into", folder.path().to_str().expect("UTF-8")]);
     assert_eq!(generated.code, Some(0), "{}", generated.stderr);
-    for page in ["", "-check", "-spool-info", "-dead-letters-replay", "-send"] {
+    for page in ["", "-check", "-tap", "-spool-info", "-dead-letters-replay", "-send"] {
         assert!(folder.path().join(format!("blueflood-forward{page}.1")).exists(), "{page}");
     }
     assert!(!folder.path().join("blueflood-forward-generate.1").exists());

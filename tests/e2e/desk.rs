@@ -1,6 +1,7 @@
 //! What an operator meets: figures, judgements, and clear words when the daemon cannot start.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::TcpListener;
 
 use blueflood_forward::sink::{Script, Step};
@@ -37,6 +38,37 @@ fn the_figures_of_stats() {
     assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(stats["forwarder"]["last_error"], Value::Null);
     assert!(stats["forwarder"]["last_success"].as_u64() >= Some(now() - 60));
+}
+
+#[test]
+fn the_last_of_what_was_skipped_and_refused_is_shown_and_of_the_refused_after_a_restart_too() {
+    let world = World::new();
+    world.answers("refuse(bad.)");
+    let daemon = world.daemon(&[]);
+    let mut sender = daemon.connect();
+    let peer = sender.local_addr().unwrap().to_string();
+    sender.write_all(b"a.1 nan 7\na.2 inf 7\n").unwrap();
+    daemon.expect_count("/listeners/0/skipped/value_infinite/count", 1);
+    let long = "x".repeat(1_000);
+    sender.write_all(format!("a.\x1b[3 nan 8\nbad.1 1 -1\nbad.2.{long} 2 -1\n").as_bytes()).unwrap();
+    daemon.expect_settled(5);
+    let stats = daemon.stats();
+    let last = &stats["listeners"][0]["skipped"]["value_nan"];
+    assert_eq!((&last["count"], &last["last"]["peer"]), (&2.into(), &peer.clone().into()), "{last}");
+    assert_eq!(last["last"]["sample"], "a.\\u{1b}[3 NaN 8", "{last}");
+    assert!(last["last"]["time"].as_u64() >= Some(now() - 60), "{last}");
+    let is_last = |stats: &Value| {
+        let last = &stats["last_refused"]["metricName"];
+        let (row, message) = (last["row"].as_str().unwrap(), last["message"].as_str().unwrap());
+        assert!(row.contains("\"bad.2.xxx") && row.ends_with('…') && row.len() < 400, "{last}");
+        assert!(
+            message.contains("refused by the sink") && last["time"].as_u64() >= Some(now() - 60),
+            "{last}"
+        );
+    };
+    is_last(&stats);
+    assert_eq!(daemon.stop().code, Some(0));
+    is_last(&world.daemon(&[]).stats());
 }
 
 /// One sample of a Prometheus page.
@@ -180,7 +212,7 @@ fn alive_but_not_ready_while_a_setting_is_wrong() {
 fn a_page_from_elsewhere_cannot_read_the_figures() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    for path in ["/stats", "/metrics", "/healthz", "/readyz"] {
+    for path in ["/stats", "/metrics", "/healthz", "/readyz", "/tap?limit=0"] {
         let (status, body) = daemon.request("GET", path, "rebound.example:8004").unwrap();
         assert_eq!(status, 403, "{path}");
         assert!(!body.contains("received"), "{body}");

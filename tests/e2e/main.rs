@@ -28,5 +28,6 @@ mod senders;
 mod service;
 #[cfg(feature = "faults")]
 mod supervision;
+mod tap;
 mod tools;
 mod world;

@@ -77,6 +77,7 @@ impl Drop for Browser {
 #[test]
 fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     let world = World::new();
+    world.answers("refuse(bad.)");
     let daemon = world.daemon(&[]);
     let url = daemon.expect_said("showing its figures")["url"].as_str().unwrap().replace("/stats", "/");
     let Some(mut browser) = Browser::open(&url) else {
@@ -99,6 +100,14 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     assert!(browser.ask("text listeners").as_str().unwrap().contains("<script>alert(1)</script>"));
     assert_eq!(browser.ask("elements - main script"), 0);
     assert_eq!(browser.ask("elements - img"), 0);
+
+    daemon.send(format!("<svg/onload=alert(3)> nan 1\nbad.<img/src=x/onerror=alert(4)> 1 {}\n", now()));
+    daemon.expect_settled(252);
+    let reasons = browser.ask("text reasons");
+    for name in ["<svg/onload=alert(3)> NaN 1", "\"bad.<img/src=x/onerror=alert(4)>\""] {
+        assert!(reasons.as_str().unwrap().contains(name), "{reasons}");
+    }
+    assert_eq!(browser.ask("elements - #reasons :not(dt):not(dd)"), 0);
 
     world.blueflood.pause();
     daemon.send_lines("b", 50);

@@ -108,10 +108,14 @@ fn the_status_says_by_its_exit_code_how_it_is() {
     let daemon = world.daemon(&[]);
     daemon.send_lines("a", 7);
     daemon.expect_delivered(7);
+    daemon.send("\x1b[2J nan 1\n");
+    daemon.expect_settled(8);
     let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
     let address = url.trim_start_matches("http://").trim_end_matches("/stats").to_owned();
     let status = says(&["status", "--stats", &address]);
     assert!(status.contains("delivered 7 + refused 0") && status.ends_with("all is well\n"), "{status}");
+    assert!(status.contains("skipped    1 for value_nan, the last from 127.0.0.1:"), "{status}");
+    assert!(status.contains(": \\u{1b}[2J NaN 1\n"), "{status}");
 
     world.blueflood.pause();
     daemon.send_lines("b", 1);

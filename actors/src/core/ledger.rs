@@ -184,6 +184,14 @@ pub fn merge(by_reason: &mut ByReason, more: &ByReason) {
     }
 }
 
+/// By how much each reason has grown.
+pub fn since(now: &ByReason, before: &ByReason) -> ByReason {
+    let grown = |(reason, &n): (&String, &u64)| {
+        (reason.clone(), n.saturating_sub(before.get(reason).copied().unwrap_or(0)))
+    };
+    now.iter().map(grown).filter(|&(_, n)| n > 0).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -4,6 +4,7 @@
 //! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
 //! verdict of [`blueflood`]. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
 //! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
+//! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
 
 pub mod backoff;
 pub mod blueflood;
@@ -11,6 +12,7 @@ pub mod chunk;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
+pub mod glob;
 pub mod histogram;
 pub mod keystone;
 pub mod ledger;
@@ -20,8 +22,11 @@ pub mod number;
 pub mod outbox;
 pub mod payload;
 pub mod pickle;
+pub mod printable;
 pub mod protocol;
 pub mod row;
 mod scan;
 pub mod secret;
 pub mod settlement;
+pub mod share;
+pub mod tap;

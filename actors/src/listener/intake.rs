@@ -5,12 +5,12 @@ use std::{
     cell::RefCell,
     fmt::Display,
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
 use slog::warn;
 
-use super::{Common, Desk};
+use super::{Common, Desk, Sample, now_ms};
 use crate::{
     collector::{Frame as MetricRows, MetricFrame},
     core::{
@@ -19,9 +19,12 @@ use crate::{
         ledger::Decoded,
         line::Lines,
         pickle::{Bounds, Datapoints, Decoder},
-        row::{Encoder, Rows},
+        protocol::Protocol,
+        row::{Encoder, Rows, Skipped},
+        tap::{Whence, skipped_sample},
     },
     supervisor::Gone,
+    tap::Look,
 };
 
 /// Rows are handed on when there are so many bytes of them, even in the middle of a frame.
@@ -61,6 +64,8 @@ pub(super) struct Intake<'a> {
     frame: Arc<MetricRows>,
     rows: Rows,
     decoded: Decoded,
+    /// The first of each reason that was skipped since the last hand-off: all of them would cost too much.
+    skipped: Vec<(Skipped, Sample)>,
     now_ms: i64,
 }
 
@@ -75,6 +80,7 @@ impl<'a> Intake<'a> {
             frame,
             rows: Rows::default(),
             decoded: Decoded::default(),
+            skipped: Vec::new(),
             now_ms: now_ms(),
         }
     }
@@ -121,7 +127,10 @@ impl<'a> Intake<'a> {
                     self.hand_off().await?;
                 }
             }
-            Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+            Err(bad) => {
+                let whence = self.whence(Protocol::Pickle, peer);
+                self.count_malformed(bad.reason, bad.sample, whence, &mut self.common.taps.look());
+            }
         }
         Ok(())
     }
@@ -129,9 +138,11 @@ impl<'a> Intake<'a> {
     // These two wait for nothing, and so are loops that the compiler can see through.
 
     fn take_lines(&mut self, lines: &mut Lines<'_>, peer: &dyn Display) -> Stopped {
+        let whence = self.whence(Protocol::Line, peer);
+        let mut look = self.common.taps.look();
         while self.rows.text.len() < HAND_OFF_BYTES {
             match lines.next() {
-                Some(item) => self.take_item(item, peer),
+                Some(item) => self.take_item(item, whence, &mut look),
                 None => return Stopped::AtEnd,
             }
         }
@@ -139,9 +150,11 @@ impl<'a> Intake<'a> {
     }
 
     fn take_datapoints(&mut self, datapoints: &mut Datapoints<'_>, peer: &dyn Display) -> Stopped {
+        let whence = self.whence(Protocol::Pickle, peer);
+        let mut look = self.common.taps.look();
         while self.rows.text.len() < HAND_OFF_BYTES {
             match datapoints.next() {
-                Some(item) => self.take_item(item, peer),
+                Some(item) => self.take_item(item, whence, &mut look),
                 None => return Stopped::AtEnd,
             }
         }
@@ -149,13 +162,48 @@ impl<'a> Intake<'a> {
     }
 
     #[inline]
-    fn take_item(&mut self, item: Result<Datapoint<'_>, Malformed<'_>>, peer: &dyn Display) {
+    fn take_item(
+        &mut self,
+        item: Result<Datapoint<'_>, Malformed<'_>>,
+        whence: Whence<'_>,
+        look: &mut Option<Look<'_>>,
+    ) {
         match item {
             Ok(datapoint) => {
-                self.decoded.count(self.encoder.encode(&datapoint, self.now_ms, &mut self.rows));
+                let encoded = self.encoder.encode(&datapoint, self.now_ms, &mut self.rows);
+                self.decoded.count(encoded);
+                match (encoded, look) {
+                    (Ok(_), None) => {}
+                    (Ok(_), Some(look)) => look.datapoint(whence, &datapoint),
+                    (Err(reason), look) => self.skipped(reason, &datapoint, whence, look),
+                }
             }
-            Err(bad) => self.malformed(bad.reason, bad.sample, peer),
+            Err(bad) => self.count_malformed(bad.reason, bad.sample, whence, look),
         }
+    }
+
+    #[cold]
+    fn skipped(
+        &mut self,
+        reason: Skipped,
+        datapoint: &Datapoint<'_>,
+        whence: Whence<'_>,
+        look: &mut Option<Look<'_>>,
+    ) {
+        if !self.skipped.iter().any(|(noted, _)| *noted == reason) {
+            let (peer, text) = (whence.peer.to_string(), skipped_sample(datapoint));
+            self.skipped.push((reason, Sample { peer, text, at: SystemTime::now() }));
+        }
+        if let Some(look) = look {
+            look.skipped(whence, reason, datapoint);
+        }
+    }
+
+    fn whence<'p>(&self, protocol: Protocol, peer: &'p dyn Display) -> Whence<'p>
+    where
+        'a: 'p,
+    {
+        Whence { time_ms: self.now_ms, endpoint: &self.desk.endpoint, protocol, peer }
     }
 
     /// Hands all rows so far to the collector, and waits until it has them.
@@ -164,6 +212,10 @@ impl<'a> Intake<'a> {
         if decoded != Decoded::default() {
             self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
+        }
+        for (reason, sample) in self.skipped.drain(..) {
+            let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
+            self.desk.note_skipped(reason, count, sample);
         }
         if self.rows.is_empty() {
             self.release();
@@ -196,15 +248,25 @@ impl<'a> Intake<'a> {
 
     /// Counts malformed input, and says it at a bounded rate.
     pub(super) fn malformed(&self, reason: Reason, sample: &[u8], peer: &dyn Display) {
+        let whence = self.whence(self.desk.protocol, peer);
+        self.count_malformed(reason, sample, whence, &mut self.common.taps.look());
+    }
+
+    fn count_malformed(
+        &self,
+        reason: Reason,
+        sample: &[u8],
+        whence: Whence<'_>,
+        look: &mut Option<Look<'_>>,
+    ) {
+        let peer = whence.peer;
         self.common.ledger.change(|ledger| ledger.malformed(reason.label()));
+        if let Some(look) = look {
+            look.malformed(whence, reason, sample);
+        }
         if let Some(unsaid) = self.desk.note_malformed(reason, peer, sample) {
             warn!(self.common.log, "malformed input is not forwarded";
                 "reason" => reason.label(), "peer" => %peer, "sample" => %sample.escape_ascii(), "unsaid_before" => unsaid);
         }
     }
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

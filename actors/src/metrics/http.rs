@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View};
+use super::{Board, HistoryOf, Metrics, Snapshot, View, tap};
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,10 +40,10 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the routes share.
-struct Shared {
+pub(super) struct Shared {
     metrics: Addr<Metrics>,
     loopback_only: bool,
-    board: Board,
+    pub(super) board: Board,
     streams: Arc<AtomicUsize>,
 }
 
@@ -71,6 +71,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
                 web::get().to(|| file("text/css; charset=utf-8", include_str!("page/page.css"))),
             )
             .route("/events", web::get().to(events))
+            .route("/tap", web::get().to(tap::tap))
             .route("/history", web::get().to(history))
             .route("/settings", web::get().to(settings_shown))
             .route("/stats", web::get().to(stats))

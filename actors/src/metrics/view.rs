@@ -14,6 +14,7 @@ use crate::{
         datapoint::Reason,
         histogram::Histogram,
         ledger::{ByReason, Ledger, sum},
+        row::Skipped,
     },
     forwarder,
     keystone_auth::{self, State},
@@ -34,6 +35,7 @@ pub struct View {
     pub(super) uptime: Duration,
     pub(super) stopping: bool,
     pub(super) spool_bytes_max: u64,
+    pub(super) taps: usize,
 }
 
 /// One endpoint.
@@ -45,7 +47,8 @@ pub(super) struct Listener {
     accepted: u64,
     datapoints: u64,
     kernel_drops: u64,
-    malformed: BTreeMap<Reason, listener::Malformed>,
+    malformed: BTreeMap<Reason, listener::Noted>,
+    skipped: BTreeMap<Skipped, listener::Noted>,
 }
 
 impl Listener {
@@ -58,6 +61,7 @@ impl Listener {
             datapoints: desk.datapoints.load(Ordering::Relaxed),
             kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
             malformed: desk.malformed(),
+            skipped: desk.skipped(),
         }
     }
 }
@@ -139,6 +143,11 @@ impl View {
             "skipped": skipped,
             "refused": refused,
             "dropped": dropped,
+            "last_refused": self.spool.refused.iter().map(|(reason, last)| {
+                let last = json!({ "row": last.row, "message": last.message, "time": last.refused_ms / 1000 });
+                (reason.clone(), last)
+            }).collect::<Map<_, _>>(),
+            "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
             "forwarder": {
                 "in_flight": forwarder.outbox.in_flight,
@@ -184,11 +193,15 @@ impl View {
     }
 
     fn listener(listener: &Listener) -> Value {
-        let bad = |(reason, bad): (&Reason, &listener::Malformed)| {
-            let last = bad.last.as_ref().map(|(peer, sample)| json!({ "peer": peer, "sample": sample }));
-            (reason.label().to_owned(), json!({ "count": bad.count, "last": last }))
+        let noted = |reason: &'static str, noted: &listener::Noted| {
+            let last = noted
+                .last
+                .as_ref()
+                .map(|last| json!({ "peer": last.peer, "sample": last.text, "time": time(last.at) }));
+            (reason.to_owned(), json!({ "count": noted.count, "last": last }))
         };
-        let malformed: Map<_, _> = listener.malformed.iter().map(bad).collect();
+        let malformed = listener.malformed.iter().map(|(reason, one)| noted(reason.label(), one));
+        let skipped = listener.skipped.iter().map(|(reason, one)| noted(reason.label(), one));
         json!({
             "endpoint": listener.endpoint,
             "protocol": listener.protocol,
@@ -196,7 +209,8 @@ impl View {
             "accepted": listener.accepted,
             "datapoints": listener.datapoints,
             "kernel_drops": listener.kernel_drops,
-            "malformed": malformed,
+            "malformed": malformed.collect::<Map<_, _>>(),
+            "skipped": skipped.collect::<Map<_, _>>(),
         })
     }
 
@@ -228,6 +242,7 @@ impl View {
             "Datapoints that Blueflood stored.",
             ledger.delivered,
         );
+        // No counter, and so no `_total`: what is taken out of the dead letters again is no longer refused.
         page.by_reason(
             "datapoints_refused",
             "gauge",

@@ -14,6 +14,7 @@ pub mod store;
 mod worker;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +33,9 @@ use crate::core::{
     histogram::Histogram,
     ledger::Ledger,
     outbox::{ChunkId, Fate, Meta},
+    printable::printable,
     row::Rows,
+    settlement::DeadLetter,
 };
 
 /// Rows on their way into the spool. It stays in the sender's hand until the spool has it, so that it
@@ -158,6 +161,36 @@ pub struct Status {
     pub blocked: Option<String>,
     /// How old datapoints were when Blueflood had answered for them.
     pub delays: Histogram,
+    /// The last row that Blueflood refused, by reason.
+    pub refused: BTreeMap<String, Refused>,
+}
+
+/// A row that Blueflood refused, as it may be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The row as it was sent: printable, and cut.
+    pub row: String,
+    /// Blueflood's words, likewise.
+    pub message: String,
+    /// When, in milliseconds since 1970.
+    pub refused_ms: i64,
+}
+
+/// How much of a refused row is shown, in bytes, and how much of Blueflood's words.
+const REFUSED_BYTES_SHOWN: usize = 320;
+
+impl Refused {
+    fn new(row: &[u8], message: &str, refused_ms: i64) -> Self {
+        let message = printable(message.as_bytes(), REFUSED_BYTES_SHOWN);
+        Self { row: printable(row, REFUSED_BYTES_SHOWN), message, refused_ms }
+    }
+
+    /// The last of each reason.
+    fn last_of(letters: &[DeadLetter], refused_ms: i64) -> BTreeMap<String, Self> {
+        let last: BTreeMap<_, _> = letters.iter().map(|letter| (letter.reason, letter)).collect();
+        let shown = |letter: &DeadLetter| Self::new(&letter.row, &letter.message, refused_ms);
+        last.into_iter().map(|(reason, letter)| (reason.to_owned(), shown(letter))).collect()
+    }
 }
 
 impl Default for Status {
@@ -169,6 +202,7 @@ impl Default for Status {
             dead_letter_bytes: 0,
             blocked: None,
             delays: delays(),
+            refused: BTreeMap::new(),
         }
     }
 }

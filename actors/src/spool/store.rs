@@ -1,11 +1,12 @@
 //! Owns the spool's tables: chunks, dead letters and the ledger, as statements on one SQLite connection.
 //! It never decides when a transaction begins or ends, and keeps no state of its own.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
+use super::Refused;
 use crate::core::{
     chunk::{Chunk, Encoding},
     ledger::{ByReason, Ledger},
@@ -37,6 +38,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A file in which a chunk has a higher number is damaged: a chunk a nanosecond would take a century to get there.
 const ID_MAX: ChunkId = ChunkId::MAX / 2;
+
+/// Dead letters that are looked through for the last of each reason.
+const RECENT_MAX: u32 = 1_000;
 
 const SCHEMA: &str = "
 CREATE TABLE chunk (
@@ -350,6 +354,22 @@ impl Store {
             statement.execute(params![refused_ms, payload, reason, message, String::from_utf8_lossy(row)])?;
         }
         Ok(())
+    }
+
+    /// The last dead letter of each reason, as far as it is among the last thousand.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn last_dead_letters(&self) -> Result<BTreeMap<String, Refused>> {
+        let mut statement = self.db.prepare(
+            "SELECT reason, row, message, refused_ms FROM (SELECT * FROM dead_letter ORDER BY id DESC LIMIT ?1)
+             ORDER BY id",
+        )?;
+        let letter = |row: &rusqlite::Row<'_>| {
+            let (text, message): (String, String) = (row.get(1)?, row.get(2)?);
+            Ok((row.get(0)?, Refused::new(text.as_bytes(), &message, row.get(3)?)))
+        };
+        statement.query_map([RECENT_MAX], letter)?.collect()
     }
 
     /// Bytes of all dead letters.

@@ -15,7 +15,7 @@ use std::{
 
 use self::fresh::{Fresh, Kept};
 use super::{
-    Batch, Notice, Options, Policy, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
+    Batch, Notice, Options, Policy, Refused, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
     open::{self, Known, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
@@ -75,6 +75,8 @@ pub(super) struct Worker {
     /// Dropped, by policy, and not yet said.
     dropped: BTreeMap<&'static str, u64>,
     said_dropped: Option<Instant>,
+    /// The last of each reason.
+    refused: BTreeMap<String, Refused>,
     fresh: Fresh,
     /// The highest number that a chunk has.
     last_id: ChunkId,
@@ -123,6 +125,7 @@ struct After {
     dead_letter_bytes: i64,
     /// Rows that Blueflood stored, and when they came.
     delivered: Vec<(i64, u64)>,
+    refused: BTreeMap<String, Refused>,
 }
 
 impl After {
@@ -167,6 +170,7 @@ impl Worker {
             delays: super::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
+            refused: BTreeMap::new(),
             fresh: Fresh::default(),
             last_id: 0,
             unwritten: Unwritten::default(),
@@ -175,6 +179,7 @@ impl Worker {
             say,
         };
         worker.read_counts();
+        worker.refused = worker.store.last_dead_letters().unwrap_or_default();
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
         }
@@ -346,6 +351,7 @@ impl Worker {
         for (received_ms, rows) in after.delivered {
             self.delays.observe(now.saturating_sub(received_ms).max(0) as f64 / 1000.0, rows);
         }
+        self.refused.extend(after.refused);
         after.notices.into_iter().for_each(|notice| (self.say)(notice));
         for (reason, rows) in after.dropped {
             let sum = self.dropped.entry(reason).or_default();
@@ -421,15 +427,9 @@ impl Worker {
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
             delays: self.delays.clone(),
+            refused: self.refused.clone(),
         };
     }
-}
-
-fn since(now: &ByReason, before: &ByReason) -> ByReason {
-    let grown = |(reason, &n): (&String, &u64)| {
-        (reason.clone(), n.saturating_sub(before.get(reason).copied().unwrap_or(0)))
-    };
-    now.iter().map(grown).filter(|&(_, n)| n > 0).collect()
 }
 
 fn now_ms() -> i64 {

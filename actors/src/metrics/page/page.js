@@ -212,11 +212,23 @@ function showKeystone(view) {
   if (k) fill($("keystone"), Object.entries(k).map(([name, value]) => [name.replaceAll("_", " "), String(value ?? "none"), "From KeystoneAuth, which renews the token."]));
 }
 
+// The last of what Blueflood refused for a reason, or of what an endpoint skipped.
+function lastOf(view, place, reason) {
+  const now = view.time_ms / 1000;
+  if (place === "refused") {
+    const last = view.last_refused[reason];
+    return last ? `, the last ${ago(last.time, now)}: ${last.row} (${last.message})` : "";
+  }
+  const samples = view.listeners.flatMap((one) => one[place]?.[reason]?.last ? [{ ...one[place][reason].last, endpoint: one.endpoint }] : []);
+  const last = samples.sort((a, b) => a.time - b.time).at(-1);
+  return last ? `, the last ${ago(last.time, now)} at ${last.endpoint} from ${last.peer}: ${last.sample}` : "";
+}
+
 function showRest(view) {
   fill($("actors"), Object.entries(view.actors).map(([name, a]) =>
     [name.replace("listener ", ""), `${a.answers ? "answers" : "does not answer"}, ${count(a.restarts, "restart")}`, "An actor that stops or panics is started again, and loses nothing.", a.answers ? "" : "bad"]));
   const reasons = ["refused", "skipped", "dropped", "malformed"].flatMap((place) =>
-    Object.entries(view[place]).map(([reason, n]) => [`${place}: ${reason}`, number(n), `See "Where each datapoint is" in the README for ${place}.`]));
+    Object.entries(view[place]).map(([reason, n]) => [`${place}: ${reason}`, number(n) + lastOf(view, place, reason), `See "Where each datapoint is" in the README for ${place}.`]));
   fill($("reasons"), reasons.length ? reasons : [["none", "", "Everything that came could be forwarded."]]);
 }
 

@@ -244,10 +244,10 @@ impl Worker {
     /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
     pub(super) fn write_counts(&mut self, after: &mut After) -> rusqlite::Result<()> {
         let now = self.ledger.snapshot();
-        let skipped = since(&now.skipped, &self.written.skipped);
+        let skipped = ledger::since(&now.skipped, &self.written.skipped);
         self.store.count("received", "", ledger::sum(&skipped))?;
         self.store.count_by_reason("skipped", &skipped)?;
-        self.store.count_by_reason("malformed", &since(&now.malformed, &self.written.malformed))?;
+        self.store.count_by_reason("malformed", &ledger::since(&now.malformed, &self.written.malformed))?;
         let names = now.names_replaced.saturating_sub(self.written.names_replaced);
         self.store.count("names_replaced", "", names)?;
         let unwritten = self.unwritten;

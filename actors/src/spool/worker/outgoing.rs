@@ -130,7 +130,9 @@ impl Worker {
         for letter in &refused {
             ledger::add(&mut by_reason, letter.reason, 1);
         }
-        self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), now_ms())?;
+        let refused_ms = now_ms();
+        self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), refused_ms)?;
+        after.refused.extend(Refused::last_of(&refused, refused_ms));
         self.store.count("delivered", "", delivered)?;
         after.delivered.push((received_ms, delivered));
         self.store.count_by_reason("refused", &by_reason)?;
