@@ -27,6 +27,8 @@ pub struct Options {
     pub identity: Option<Identity>,
     /// `--insecure`: whoever answers is trusted.
     pub insecure: bool,
+    /// No URL begins with `https`, so the system's roots are not read: as certificates they take a megabyte.
+    pub plain: bool,
 }
 
 /// A certificate of ours.
@@ -43,13 +45,13 @@ pub struct Identity {
 pub struct Outgoing {
     /// For awc's `rustls_0_23`. It speaks TLS 1.2 and 1.3, and HTTP/1.1 alone.
     pub config: Arc<ClientConfig>,
-    /// What an operator should hear of where a URL begins with `https`.
+    /// What an operator should hear of.
     pub warning: Option<String>,
 }
 
 impl Outgoing {
-    /// Reads the system's roots and the files that the options name. A system without roots is only a warning: plain
-    /// `http` needs none.
+    /// Reads the system's roots, if they are needed, and the files that the options name. A system without roots is
+    /// only a warning, for `ca_file` may be meant to name them.
     ///
     /// # Errors
     /// What is wrong with which file, by the name of its setting.
@@ -57,18 +59,20 @@ impl Outgoing {
         // Named here, so that nothing depends on what else in the process may have set as its default.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        let no_roots = roots.is_empty();
+        let mut warning = None;
+        if !options.plain {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            warning = (roots.is_empty() && options.ca_file.is_none() && !options.insecure).then(|| {
+                let why = found.errors.iter().map(|error| format!(" ({error})")).collect::<String>();
+                format!("this system has no root certificates, so no https can work: set ca_file{why}")
+            });
+        }
         if let Some(path) = &options.ca_file {
             for certificate in certificates("ca_file", path)? {
                 roots.add(certificate).map_err(|error| wrong("ca_file", path, error))?;
             }
         }
-        let warning = (no_roots && options.ca_file.is_none() && !options.insecure).then(|| {
-            let why = found.errors.iter().map(|error| format!(" ({error})")).collect::<String>();
-            format!("this system has no root certificates, so no https can work: set ca_file{why}")
-        });
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| error.to_string())?

@@ -60,7 +60,7 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
             // The files that they name are no part of the settings, and yet nothing works without them.
             match Outgoing::new(&loaded.settings.tls()) {
                 Ok(outgoing) => {
-                    cli::complain("warning", outgoing.warning.filter(|_| loaded.settings.uses_tls()));
+                    cli::complain("warning", outgoing.warning);
                     match given.get_flag("connect") {
                         true => connect::run(&loaded.settings, outgoing.config, given.get_flag("send")),
                         false => ExitCode::SUCCESS,

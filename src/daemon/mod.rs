@@ -96,7 +96,7 @@ fn prepare(settings: &Settings, mut passed: ListenFd, log: &Log) -> Result<(Grou
 /// Whom we trust on the way out.
 fn outgoing(settings: &Settings, log: &Logger) -> Result<Arc<rustls::ClientConfig>, String> {
     let tls::Outgoing { config, warning } = tls::Outgoing::new(&settings.tls())?;
-    if let Some(warning) = warning.filter(|_| settings.uses_tls()) {
+    if let Some(warning) = warning {
         warn!(log, "{warning}");
     }
     Ok(config)

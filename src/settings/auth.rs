@@ -43,6 +43,7 @@ impl Settings {
             identity: identity
                 .map(|(cert_file, private_key_file)| tls::Identity { cert_file, private_key_file }),
             insecure: self.insecure,
+            plain: !self.uses_tls(),
         }
     }
 
