@@ -58,10 +58,18 @@ impl Door {
         mut others: impl Iterator<Item = &'a Self>,
         passed: &mut ListenFd,
     ) -> Result<Self, String> {
-        let protocol = endpoint.protocol_or(protocol);
         let socket = match others.find(|other| other.transport == endpoint.transport) {
             Some(other) => other.socket.clone(),
             None => Arc::new(Bound::bind(endpoint, passed).map_err(|error| error.to_string())?),
+        };
+        let protocol = match endpoint.protocol {
+            None if socket.takes_datagrams() => Protocol::Line,
+            Some(Protocol::Pickle | Protocol::Auto) if socket.takes_datagrams() => {
+                return Err(format!(
+                    "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
+                ));
+            }
+            _ => endpoint.protocol_or(protocol),
         };
         let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
         Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })

@@ -1,7 +1,7 @@
 //! The daemon as a service: what systemd hears of it, and what its unit allows.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -119,6 +119,24 @@ fn a_socket_that_systemd_passes_is_listened_on_and_outlives_the_daemon() {
     TcpStream::connect(address).unwrap().write_all(lines("b", 2).as_bytes()).unwrap();
     let daemon = world.daemon_with_socket(listener.into(), &["--endpoint", systemd]);
     world.expect_points(5);
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
+#[test]
+fn datagrams_wait_in_a_socket_that_systemd_passes_while_nobody_runs() {
+    let world = World::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let send = |name| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(lines(name, 2).as_bytes(), address);
+    // Pickles are the default, which datagrams cannot carry.
+    let endpoint = ["--endpoint", "systemd:domain=INET:index=0"];
+    let daemon = world.daemon_with_socket(socket.try_clone().unwrap().into(), &endpoint);
+    send("a").unwrap();
+    world.expect_points(2);
+    assert_eq!(daemon.stop().code, Some(0));
+    send("b").unwrap();
+    let daemon = world.daemon_with_socket(socket.into(), &endpoint);
+    world.expect_points(4);
     assert_eq!(daemon.stop().code, Some(0));
 }
 
