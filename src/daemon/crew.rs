@@ -210,14 +210,9 @@ impl Crew {
         self.listeners.iter().map(|running| &running.door)
     }
 
-    /// What is known of each actor.
-    pub(super) fn vitals(&self) -> Vec<Arc<Vitals>> {
-        vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners)
-    }
-
-    /// The spool.
-    pub(super) fn spool(&self) -> &Spool {
-        &self.ground.spool
+    /// Where all figures are.
+    pub(super) fn board(&self) -> &Board {
+        &self.board
     }
 
     /// What each endpoint looks like from outside.
@@ -277,7 +272,7 @@ impl Crew {
             forwarder: self.forwarder_status.clone(),
             keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
             listeners: self.desks(),
-            vitals: self.vitals(),
+            vitals: vitals(&self.collector, &self.forwarder, self.keystone.as_ref(), &self.listeners),
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,
             stop: self.stop.subscribe(),

@@ -55,6 +55,7 @@ fn systemd_hears_that_it_is_ready_how_it_goes_and_that_it_stops() {
     daemon.signal("TERM");
     systemd.expect("STOPPING=1");
     systemd.expect("EXTEND_TIMEOUT_USEC=");
+    systemd.expect("STATUS=Blueflood does not take metrics: HTTP 503");
     world.answers("");
     assert_eq!(daemon.wait().code, Some(0));
     systemd.expect("STATUS=received 5 = skipped 0 + buffered 0 + delivered 5");
@@ -103,6 +104,29 @@ fn a_stuck_actor_starves_the_watchdog() {
     daemon.send_lines("stuck", 1);
     let is_hungry = || !systemd.hears().contains(&"WATCHDOG=1".to_owned());
     assert!(until(|| (0..5).all(|_| is_hungry())));
+}
+
+/// A reload makes new actors and ends others, who never answer again.
+#[cfg(feature = "faults")]
+#[test]
+fn the_watchdog_is_fed_after_a_reload_that_closes_an_endpoint() {
+    let world = World::new();
+    let (systemd, socket) = Manager::new(&world);
+    let file = world.folder.path().join("forward.toml");
+    let endpoint = |name| format!("\"unix:{}\"", world.folder.path().join(name).display());
+    std::fs::write(&file, format!("endpoint = [{}, {}]", endpoint("one"), endpoint("two"))).unwrap();
+    let environment = [("NOTIFY_SOCKET", socket.as_str()), ("WATCHDOG_USEC", "200000")];
+    let daemon = world.daemon_in(&environment, &[ENDPOINT_IN_FILE, "--config", file.to_str().unwrap()]);
+    std::fs::write(&file, format!("endpoint = [{}]", endpoint("two"))).unwrap();
+    daemon.signal("HUP");
+    daemon.expect_said("no longer listening");
+    // Longer than an actor may be silent in this build.
+    let long = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < long {
+        systemd.expect("WATCHDOG=1");
+    }
+    systemd.expect("WATCHDOG=1");
+    assert_eq!(daemon.stop().code, Some(0));
 }
 
 #[test]
