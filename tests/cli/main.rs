@@ -90,6 +90,10 @@ fn check_shows_each_setting_and_its_origin() {
     assert_eq!(check.setting("key"), ("********", "environment BLUEFLOOD_FORWARD_KEY"));
     assert_eq!(check.setting("user"), ("no authentication", "default"));
     check.says("warning: key is set but user is empty");
+
+    let quiet = run(&environment, &["check", "--quiet", "--config", &file]);
+    assert_eq!((quiet.code, quiet.stdout.as_str(), &quiet.stderr), (Some(0), "", &check.stderr));
+    assert_eq!(run(&[], &["check", "-q", "--ttl", "x"]).code, Some(2));
 }
 
 #[test]
