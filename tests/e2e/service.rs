@@ -1,7 +1,9 @@
 //! The daemon as a service: what systemd hears of it, and what its unit allows.
 
+use std::fs::File;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -188,6 +190,25 @@ fn a_socket_that_systemd_did_not_pass_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let daemon = world.daemon_with_socket(listener.into(), &[]);
     daemon.expect_said("systemd passed sockets that no endpoint names: nobody listens there");
+}
+
+#[test]
+fn the_journal_hears_how_important_a_line_is() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = File::create(folder.path().join("log")).unwrap();
+    let stream = file.metadata().map(|file| format!("{}:{}", file.dev(), file.ino())).unwrap();
+    for (stream, begins) in [(stream.as_str(), "<2>20"), ("1:1", "20")] {
+        file.set_len(0).unwrap();
+        let status = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+            .env_clear()
+            .envs([("JOURNAL_STREAM", stream), ("HOME", "/nowhere")])
+            .args(["--endpoint", "systemd:domain=INET:index=0"])
+            .stderr(File::options().append(true).open(folder.path().join("log")).unwrap())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(1));
+        let said = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert!(said.starts_with(begins) && said.contains("CRIT cannot listen"), "{said}");
+    }
 }
 
 #[test]
