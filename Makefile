@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 20
 # What a program comes to.
 SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test lint build release static deb deb-test torture fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test lint build release static deb deb-test vm-test torture fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ target/release/blueflood-forward:
 
 deb-test: deb ## install that package into a root of its own, upgrade, remove and purge it
 	@config/deb/test target/deb/blueflood-forward_*.deb
+
+vm-test: deb ## that package under a live systemd, in a virtual machine that qemu emulates: five minutes
+	@config/deb/vm-test target/deb/blueflood-forward_*.deb
 
 torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture
