@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 20
 # What a program comes to.
 SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test lint build release static deb deb-test torture fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test lint build release static deb deb-test vm-test torture fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ target/release/blueflood-forward:
 deb-test: deb ## install that package into a root of its own, upgrade, remove and purge it
 	@config/deb/test target/deb/blueflood-forward_*.deb
 
+vm-test: deb ## that package under a live systemd, in a virtual machine that qemu emulates: five minutes
+	@config/deb/vm-test target/deb/blueflood-forward_*.deb
+
 torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture
 
@@ -73,13 +76,14 @@ bench-micro: ## what each stage costs by itself (criterion)
 bench-instructions: ## instructions a datapoint of decoding, encoding and sealing (valgrind)
 	@$(CARGO) bench --bench instructions
 
-# What some tests look through: a browser (Debian's, which needs root to install) and promtool (taken out of its package,
-# so that no service is started). A test that finds neither says that it is skipped.
+# What some tests look through: a browser, shells and lintian (Debian's, which needs root to install) and promtool (taken
+# out of its package, so that no service is started). A test that does not find its tool says that it is skipped.
 .PHONY: tools
 tools:
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } || \
-		echo "skipped: no chromium here, and it cannot be installed"
+	@for tool in chromium zsh fish lintian; do command -v $$tool >/dev/null || { [ "$$(id -u)" = 0 ] && \
+		command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$tool >/dev/null; } || \
+		echo "skipped: no $$tool here, and it cannot be installed"; done
 	@command -v promtool >/dev/null || [ -x .cache/prometheus/usr/bin/promtool ] || { command -v dpkg-deb >/dev/null && \
 		mkdir -p .cache/prometheus && cd .cache/prometheus && { apt-get download -qq prometheus 2>/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq prometheus; }; } && \

@@ -1,14 +1,12 @@
 //! Owns what the service manager is told (`Type=notify`): ready, the ledger in a line, the watchdog's food, and that a
 //! stop takes its time. Never holds anything up: it has a thread of its own, and is not there where nobody listens.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use actors::core::ledger::{Ledger, sum};
-use actors::spool::Spool;
-use actors::supervisor::Vitals;
+use actors::core::ledger::sum;
+use actors::metrics::{Board, View};
 use sd_notify::NotifyState::{self, ExtendTimeoutUsec, Ready, Status, Stopping, Watchdog};
 use slog::{Logger, warn};
 
@@ -30,12 +28,12 @@ pub struct Notifier {
 
 impl Notifier {
     /// Says that the daemon is ready, and goes on telling; nothing, if no service manager asked for it.
-    pub fn start(spool: Spool, vitals: Vec<Arc<Vitals>>, log: &Logger) -> Option<Self> {
+    pub fn start(board: Board, log: &Logger) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
         let watchdog = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let (stopping, told_to_stop) = channel();
         let (end, ended) = channel();
-        let teller = Teller { spool, vitals, watchdog, log: log.clone(), failing: false };
+        let teller = Teller { board, watchdog, log: log.clone(), failing: false };
         let started = thread::Builder::new().name("notify".to_owned()).spawn(move || {
             teller.run(&told_to_stop);
             drop(end);
@@ -79,8 +77,8 @@ impl Drop for Notifier {
 
 /// What the thread has.
 struct Teller {
-    spool: Spool,
-    vitals: Vec<Arc<Vitals>>,
+    /// Looked at anew each time: a reload makes other actors, and those that are gone no longer answer.
+    board: Board,
     watchdog: Option<Duration>,
     log: Logger,
     failing: bool,
@@ -104,12 +102,13 @@ impl Teller {
     }
 
     fn tell_of_state(&mut self, deadline: Option<Instant>) {
-        let status = status(&self.spool.ledger().snapshot());
+        let view = self.board.view();
+        let status = status(&view);
         let mut state = vec![Status(&status)];
         // While it stops, actors end one after the other: then the deadline alone says what is too long.
         let alive = match deadline {
             Some(deadline) => Instant::now() < deadline,
-            None => self.vitals.iter().all(|vitals| vitals.stuck_for().is_none()),
+            None => view.is_alive(),
         };
         if alive && self.watchdog.is_some() {
             state.push(Watchdog);
@@ -136,9 +135,10 @@ fn tick(watchdog: Option<Duration>) -> Duration {
     feed_every.unwrap_or(STATUS_EVERY).clamp(Duration::from_millis(10), STATUS_EVERY)
 }
 
-/// The ledger's law on one line, as `systemctl status` shows it.
-fn status(ledger: &Ledger) -> String {
-    format!(
+/// The ledger's law on one line, as `systemctl status` shows it, behind what keeps metrics from being delivered.
+fn status(view: &View) -> String {
+    let ledger = view.ledger();
+    let law = format!(
         "received {} = skipped {} + buffered {} + delivered {} + refused {} + dropped {}",
         ledger.received,
         sum(&ledger.skipped),
@@ -146,7 +146,12 @@ fn status(ledger: &Ledger) -> String {
         ledger.delivered,
         sum(&ledger.refused),
         sum(&ledger.dropped),
-    )
+    );
+    match view.obstacle() {
+        // Whoever answers in Blueflood's place could end the line, and tell the manager something of its own.
+        Some(cause) => format!("{}; {law}", cause.escape_debug()),
+        None => law,
+    }
 }
 
 #[cfg(test)]

@@ -88,6 +88,38 @@ impl Board {
     fn read(&self) -> RwLockReadGuard<'_, Sources> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// All figures as they are now.
+    pub fn view(&self) -> View {
+        let Sources {
+            spool,
+            forwarder,
+            keystone,
+            listeners,
+            taps,
+            vitals,
+            log_records_lost,
+            started,
+            stop,
+            spool_bytes_max,
+            ..
+        } = &*self.read();
+        View {
+            ledger: spool.ledger().snapshot(),
+            spool: spool.status(),
+            forwarder: forwarder.snapshot(),
+            keystone: keystone
+                .as_ref()
+                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
+            actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
+            log_records_lost: log_records_lost.load(Ordering::Relaxed),
+            uptime: started.elapsed(),
+            stopping: *stop.borrow(),
+            spool_bytes_max: *spool_bytes_max,
+            taps: taps.open_now(),
+        }
+    }
 }
 
 /// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
@@ -141,38 +173,6 @@ impl Metrics {
         Self { _line: line, board, socket, log, server: None, sending_own: false, sent_own: Instant::now() }
     }
 
-    /// All figures as they are now.
-    fn view(&self) -> View {
-        let Sources {
-            spool,
-            forwarder,
-            keystone,
-            listeners,
-            taps,
-            vitals,
-            log_records_lost,
-            started,
-            stop,
-            spool_bytes_max,
-            ..
-        } = &*self.board.read();
-        View {
-            ledger: spool.ledger().snapshot(),
-            spool: spool.status(),
-            forwarder: forwarder.snapshot(),
-            keystone: keystone
-                .as_ref()
-                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-            listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
-            actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
-            log_records_lost: log_records_lost.load(Ordering::Relaxed),
-            uptime: started.elapsed(),
-            stopping: *stop.borrow(),
-            spool_bytes_max: *spool_bytes_max,
-            taps: taps.open_now(),
-        }
-    }
-
     /// Sends its own figures on the way of all metrics.
     fn send_own(&mut self, ctx: &mut Context<Self>) {
         let Some((own, every)) = self.board.read().own.clone() else { return };
@@ -181,7 +181,7 @@ impl Metrics {
         }
         self.sent_own = Instant::now();
         let now_ms = i64::try_from(view::time_ms(SystemTime::now())).unwrap_or(i64::MAX);
-        let frame = own.frame(&self.view(), now_ms);
+        let frame = own.frame(&self.board.view(), now_ms);
         let collector = own.collector.clone();
         // Not within this actor's context: its end must not lose what is already counted.
         let sent = actix_rt::spawn(async move { collector.ask(|| MetricFrame(frame.clone())).await });
@@ -237,7 +237,7 @@ impl Handler<Snapshot> for Metrics {
 
     fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
         faults::point("metrics.snapshot");
-        MessageResult(self.view())
+        MessageResult(self.board.view())
     }
 }
 

@@ -23,6 +23,13 @@ pub fn command() -> Command {
         )
         .args(settings::arguments())
         .arg(
+            Arg::new("quiet")
+                .long("quiet")
+                .short('q')
+                .action(ArgAction::SetTrue)
+                .help("Print only what is wrong"),
+        )
+        .arg(
             Arg::new("connect")
                 .long("connect")
                 .action(ArgAction::SetTrue)
@@ -48,12 +55,14 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let loaded = Settings::load(given, around);
-    let effective = match &loaded {
-        Ok(loaded) => &loaded.effective,
-        Err(refused) => &refused.effective,
-    };
-    // A reader that went away (`check | head`) is no error of the settings.
-    let _ = print(effective, &mut io::stdout().lock());
+    if !given.get_flag("quiet") {
+        let effective = match &loaded {
+            Ok(loaded) => &loaded.effective,
+            Err(refused) => &refused.effective,
+        };
+        // A reader that went away (`check | head`) is no error of the settings.
+        let _ = print(effective, &mut io::stdout().lock());
+    }
     match loaded {
         Ok(loaded) => {
             cli::complain("warning", loaded.warnings);

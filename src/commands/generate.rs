@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Command, ValueHint};
 use clap_complete::Shell;
 
 use super::complain;
@@ -45,7 +46,7 @@ pub fn run(given: &ArgMatches) -> ExitCode {
 }
 
 fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
-    let mut command = cli::command();
+    let command = cli::command();
     match (what, into) {
         // A page about `help` would help nobody.
         ("man", Some(folder)) => {
@@ -56,13 +57,37 @@ fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> 
         _ => {}
     }
     if let Ok(shell) = what.parse::<Shell>() {
+        let mut command = with_hints(command);
         // It panics where it cannot write, so it writes to memory first.
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, PROGRAM, &mut text);
         // Nothing behind a command would be completed, for the dash in our name is written in two ways
         // (clap-rs/clap#6421, open as of clap_complete 4.6.11).
         let text = String::from_utf8_lossy(&text).replace("blueflood__subcmd__forward", "blueflood__forward");
+        // fish would offer files for the value of an option that stands before any command: a line that is not
+        // finished cannot be parsed, and that must not mean that it has a command (clap_complete 4.6.11).
+        let text = text.replace("2>/dev/null\n    or return\n", "2>/dev/null\n    or return 0\n");
         to.write_all(text.as_bytes())?;
     }
     Ok(())
+}
+
+/// What a shell offers behind an option: what it can be, or files if it is one. Only here, for the daemon takes more than
+/// need be offered (the original's names), and says better than clap what is wrong.
+fn with_hints(command: Command) -> Command {
+    command.mut_args(hint).mut_subcommands(with_hints)
+}
+
+fn hint(argument: Arg) -> Arg {
+    let value = argument.get_value_names().and_then(|names| names.first()).cloned().unwrap_or_default();
+    match value.as_str() {
+        _ if !argument.get_possible_values().is_empty() => argument,
+        "FILE" | "PATH" => argument.value_hint(ValueHint::FilePath),
+        choices if choices.contains('|') => {
+            let choices: Vec<_> = choices.split('|').map(str::to_owned).collect();
+            argument.value_parser(PossibleValuesParser::new(choices))
+        }
+        _ if argument.get_action().takes_values() => argument.value_hint(ValueHint::Other),
+        _ => argument,
+    }
 }

@@ -49,7 +49,10 @@ pub fn command() -> Command {
 
 /// Prints it, once or until Ctrl-C.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
-    let address = match Settings::load(given, around) {
+    // Without a home, as in a cron job, there would be no place for a spool; but none is looked at here.
+    let environment = around.environment.clone().into_iter().chain([("STATE_DIRECTORY".into(), "/".into())]);
+    let around = Surroundings { environment: environment.collect(), ..*around };
+    let address = match Settings::load(given, &around) {
         Ok(loaded) => loaded.settings.stats,
         Err(refused) => return cli::refuse(*refused),
     };

@@ -21,7 +21,7 @@ use actors::listener::socket::Bound;
 use actors::listener::{self, Desk, Listener, Live};
 use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
-use actors::supervisor::{Lifeline, Storms, Supervised, Vitals};
+use actors::supervisor::{Lifeline, Storms, Supervised};
 use actors::tap::Taps;
 use listenfd::ListenFd;
 use rustls::ClientConfig;
@@ -59,10 +59,18 @@ impl Door {
         mut others: impl Iterator<Item = &'a Self>,
         passed: &mut ListenFd,
     ) -> Result<Self, String> {
-        let protocol = endpoint.protocol_or(protocol);
         let socket = match others.find(|other| other.transport == endpoint.transport) {
             Some(other) => other.socket.clone(),
             None => Arc::new(Bound::bind(endpoint, passed).map_err(|error| error.to_string())?),
+        };
+        let protocol = match endpoint.protocol {
+            None if socket.takes_datagrams() => Protocol::Line,
+            Some(Protocol::Pickle | Protocol::Auto) if socket.takes_datagrams() => {
+                return Err(format!(
+                    "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
+                ));
+            }
+            _ => endpoint.protocol_or(protocol),
         };
         let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
         Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })
@@ -199,17 +207,9 @@ impl Crew {
         self.listeners.iter().map(|running| &running.door)
     }
 
-    /// What is known of each actor that data needs.
-    pub(super) fn vitals(&self) -> Vec<Arc<Vitals>> {
-        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
-        vitals.extend(self.keystone.iter().map(|(actor, _)| actor.vitals()));
-        vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
-        vitals
-    }
-
-    /// The spool.
-    pub(super) fn spool(&self) -> &Spool {
-        &self.ground.spool
+    /// Where all figures are.
+    pub(super) fn board(&self) -> Option<&Board> {
+        self.figures.as_ref().map(|figures| &figures.board)
     }
 
     /// What each endpoint looks like from outside.
@@ -266,14 +266,17 @@ impl Crew {
     }
 
     fn sources(&self, settings: &Settings, shown: Value) -> Sources {
-        let own = self.figures.as_ref().map(|figures| figures.metrics.vitals());
+        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
+        vitals.extend(self.keystone.iter().map(|(actor, _)| actor.vitals()));
+        vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
+        vitals.extend(self.figures.iter().map(|figures| figures.metrics.vitals()));
         Sources {
             spool: self.ground.spool.clone(),
             forwarder: self.forwarder_status.clone(),
             keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
             listeners: self.desks(),
             taps: self.common.taps.clone(),
-            vitals: self.vitals().into_iter().chain(own).collect(),
+            vitals,
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,
             stop: self.stop.subscribe(),

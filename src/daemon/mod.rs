@@ -186,7 +186,7 @@ async fn live(
     }
     info!(logger, "forwarding"; "url" => options::ingest_url(settings), "every_s" => settings.interval.as_secs_f64(),
         "spool" => options::place_name(&settings.spool), "buffered" => found);
-    let notifier = Notifier::start(crew.spool().clone(), crew.vitals(), logger);
+    let notifier = crew.board().and_then(|board| Notifier::start(board.clone(), logger));
 
     loop {
         tokio::select! {

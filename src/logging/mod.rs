@@ -3,6 +3,7 @@
 
 mod escape;
 mod file;
+mod journal;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -18,6 +19,7 @@ use slog_async::{AsyncCore, AsyncGuard};
 use crate::settings::{LogFormat, Settings};
 use escape::Escaped;
 use file::{LogFile, WholeRecords};
+use journal::{Prioritized, is_stderr_the_journal};
 
 /// How many records may wait for the thread that writes them. At the few hundred bytes of a record it is a quarter of
 /// a MiB, and a second of the worst that our own rate limits let through.
@@ -181,6 +183,9 @@ fn drain(settings: &LogSettings) -> io::Result<WritingDrain> {
         }
         (None, LogFormat::Text) if io::stderr().is_terminal() => {
             text(slog_term::TermDecorator::new().stderr().build())
+        }
+        (None, LogFormat::Text) if is_stderr_the_journal() => {
+            text(Prioritized(slog_term::PlainDecorator::new(WholeRecords::new(io::stderr()))))
         }
         (None, format) => plain(WholeRecords::new(io::stderr()), format),
     })

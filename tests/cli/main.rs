@@ -90,6 +90,10 @@ fn check_shows_each_setting_and_its_origin() {
     assert_eq!(check.setting("key"), ("********", "environment BLUEFLOOD_FORWARD_KEY"));
     assert_eq!(check.setting("user"), ("no authentication", "default"));
     check.says("warning: key is set but user is empty");
+
+    let quiet = run(&environment, &["check", "--quiet", "--config", &file]);
+    assert_eq!((quiet.code, quiet.stdout.as_str(), &quiet.stderr), (Some(0), "", &check.stderr));
+    assert_eq!(run(&[], &["check", "-q", "--ttl", "x"]).code, Some(2));
 }
 
 #[test]
@@ -308,25 +312,6 @@ fn what_a_package_needs_is_generated() {
     refused.says("error: man can't be written: ");
 }
 
-#[test]
-fn bash_completes_commands_and_their_options() {
-    let completes = |words: &str, word: &str| {
-        // Sourced and asked as bash itself would: the words so far, and the one at the cursor.
-        let script = "source <(\"$0\" generate bash); COMP_WORDS=($1 \"$2\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
-                      _blueflood__forward blueflood-forward \"$2\" \"\"; echo \"${COMPREPLY[*]}\"";
-        let program = env!("CARGO_BIN_EXE_blueflood-forward");
-        let output = Command::new("bash").args(["-c", script, program, words, word]).output().ok()?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let Some(option) = completes("blueflood-forward", "--metr") else {
-        eprintln!("skipped: no bash here");
-        return;
-    };
-    assert_eq!(option, "--metric_prefix\n");
-    assert_eq!(completes("blueflood-forward dead-letters", "re").as_deref(), Some("replay\n"));
-    assert_eq!(completes("blueflood-forward check", "--sch").as_deref(), Some("--schema\n"));
-}
-
 /// Holds a file of the repository to what it should be, or makes it so if asked.
 #[track_caller]
 fn written_as(name: &str, should_be: impl Fn(&str) -> String) {
@@ -339,5 +324,92 @@ fn written_as(name: &str, should_be: impl Fn(&str) -> String) {
             is == should_be,
             "{name} is not what the table of settings says: UPDATE=1 cargo test --test cli"
         );
+    }
+}
+
+/// What is typed, and what a shell offers for it, in order.
+const OFFERED: [(&str, &str); 6] = [
+    ("blueflood-forward sp", "spool"),
+    ("blueflood-forward dead-letters re", "replay"),
+    ("blueflood-forward --metric", "--metric_prefix"),
+    ("blueflood-forward --spool_full ", "block drop-oldest"),
+    ("blueflood-forward check --log_level w", "warning"),
+    ("blueflood-forward check --sch", "--schema"),
+];
+
+/// A folder with the completions for a shell, if that is here.
+fn completions(shell: &str, name: &str) -> Option<tempfile::TempDir> {
+    if Command::new(shell).arg("--version").output().is_err() {
+        eprintln!("skipped: no {shell} here");
+        return None;
+    }
+    let folder = tempfile::tempdir().expect("a directory");
+    fs::write(folder.path().join(name), run(&[], &["generate", shell]).stdout).expect("it can be written");
+    Some(folder)
+}
+
+/// Asks a shell what it offers for each of [`OFFERED`]: `script` gets the text as its argument, and prints words.
+fn offers(folder: &Path, shell: &[&str], script: &str) {
+    for (typed, offered) in OFFERED {
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).args(["-c", script]).env_clear().env("PATH", "/usr/bin:/bin");
+        command.current_dir(folder).env("HOME", folder).env("TYPED", typed);
+        let output = command.output().expect("the shell runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut words: Vec<_> = text.split_whitespace().collect();
+        words.sort_unstable();
+        assert_eq!(words.join(" "), offered, "{shell:?} for {typed:?}: {output:?}");
+    }
+}
+
+#[test]
+fn bash_completes() {
+    let Some(folder) = completions("bash", "completions") else { return };
+    // What it does with what a user typed, by itself: a line's last word is completed.
+    let script = r#"
+        source ./completions
+        read -ra COMP_WORDS <<<"$TYPED"; [[ $TYPED != *" " ]] || COMP_WORDS+=("")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _blueflood__forward blueflood-forward "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        echo "${COMPREPLY[@]}""#;
+    offers(folder.path(), &["bash", "--norc"], script);
+}
+
+#[test]
+fn fish_completes() {
+    let Some(folder) = completions("fish", "completions") else { return };
+    offers(folder.path(), &["fish", "--no-config"], "source ./completions; complete -C $TYPED | cut -f 1");
+}
+
+#[test]
+fn zsh_completes() {
+    let Some(folder) = completions("zsh", "_blueflood-forward") else { return };
+    // It completes at a terminal only, so another one is started at one, and asked to list its choices.
+    let settings = r#"
+        PS1= RPS1= PROMPT_SP= LISTMAX=9999; unset zle_bracketed_paste; stty -echo
+        fpath=($HOME $fpath); autoload -Uz compinit; compinit -u -D
+        zstyle ":completion:*" verbose no
+        bindkey "^O" list-choices
+        zle-line-init() { print ready; }; zle -N zle-line-init"#;
+    fs::write(folder.path().join(".zshrc"), settings).expect("it can be written");
+    let script = r#"
+        zmodload zsh/zpty
+        zpty asked env TERM=dumb zsh -d -i
+        zpty -r asked seen "*ready*"
+        # Once what was typed is taken away, it says that it has done all before.
+        zpty -w -n asked "$TYPED"$'\x0f\x15print do""ne\n'
+        zpty -r asked seen "*done*"
+        print -r -- "$seen""#;
+    for (typed, offered) in OFFERED {
+        let output = Command::new("zsh")
+            .args(["-f", "-c", script])
+            .env_clear()
+            .envs([("PATH", "/usr/bin:/bin"), ("TYPED", typed)])
+            .env("HOME", folder.path())
+            .output()
+            .expect("zsh runs");
+        let seen = String::from_utf8_lossy(&output.stdout);
+        let list = seen.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        assert!(list.into_iter().any(|line| line == offered), "zsh for {typed:?}: {seen:?}");
     }
 }

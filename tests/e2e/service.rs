@@ -1,8 +1,11 @@
 //! The daemon as a service: what systemd hears of it, and what its unit allows.
 
+use std::fs::File;
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -55,6 +58,7 @@ fn systemd_hears_that_it_is_ready_how_it_goes_and_that_it_stops() {
     daemon.signal("TERM");
     systemd.expect("STOPPING=1");
     systemd.expect("EXTEND_TIMEOUT_USEC=");
+    systemd.expect("STATUS=Blueflood does not take metrics: HTTP 503");
     world.answers("");
     assert_eq!(daemon.wait().code, Some(0));
     systemd.expect("STATUS=received 5 = skipped 0 + buffered 0 + delivered 5");
@@ -105,6 +109,29 @@ fn a_stuck_actor_starves_the_watchdog() {
     assert!(until(|| (0..5).all(|_| is_hungry())));
 }
 
+/// A reload makes new actors and ends others, who never answer again.
+#[cfg(feature = "faults")]
+#[test]
+fn the_watchdog_is_fed_after_a_reload_that_closes_an_endpoint() {
+    let world = World::new();
+    let (systemd, socket) = Manager::new(&world);
+    let file = world.folder.path().join("forward.toml");
+    let endpoint = |name| format!("\"unix:{}\"", world.folder.path().join(name).display());
+    std::fs::write(&file, format!("endpoint = [{}, {}]", endpoint("one"), endpoint("two"))).unwrap();
+    let environment = [("NOTIFY_SOCKET", socket.as_str()), ("WATCHDOG_USEC", "200000")];
+    let daemon = world.daemon_in(&environment, &[ENDPOINT_IN_FILE, "--config", file.to_str().unwrap()]);
+    std::fs::write(&file, format!("endpoint = [{}]", endpoint("two"))).unwrap();
+    daemon.signal("HUP");
+    daemon.expect_said("no longer listening");
+    // Longer than an actor may be silent in this build.
+    let long = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < long {
+        systemd.expect("WATCHDOG=1");
+    }
+    systemd.expect("WATCHDOG=1");
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
 #[test]
 fn a_socket_that_systemd_passes_is_listened_on_and_outlives_the_daemon() {
     let world = World::new();
@@ -119,6 +146,24 @@ fn a_socket_that_systemd_passes_is_listened_on_and_outlives_the_daemon() {
     TcpStream::connect(address).unwrap().write_all(lines("b", 2).as_bytes()).unwrap();
     let daemon = world.daemon_with_socket(listener.into(), &["--endpoint", systemd]);
     world.expect_points(5);
+    assert_eq!(daemon.stop().code, Some(0));
+}
+
+#[test]
+fn datagrams_wait_in_a_socket_that_systemd_passes_while_nobody_runs() {
+    let world = World::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let send = |name| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(lines(name, 2).as_bytes(), address);
+    // Pickles are the default, which datagrams cannot carry.
+    let endpoint = ["--endpoint", "systemd:domain=INET:index=0"];
+    let daemon = world.daemon_with_socket(socket.try_clone().unwrap().into(), &endpoint);
+    send("a").unwrap();
+    world.expect_points(2);
+    assert_eq!(daemon.stop().code, Some(0));
+    send("b").unwrap();
+    let daemon = world.daemon_with_socket(socket.into(), &endpoint);
+    world.expect_points(4);
     assert_eq!(daemon.stop().code, Some(0));
 }
 
@@ -148,6 +193,25 @@ fn a_socket_that_systemd_did_not_pass_is_named() {
 }
 
 #[test]
+fn the_journal_hears_how_important_a_line_is() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = File::create(folder.path().join("log")).unwrap();
+    let stream = file.metadata().map(|file| format!("{}:{}", file.dev(), file.ino())).unwrap();
+    for (stream, begins) in [(stream.as_str(), "<2>20"), ("1:1", "20")] {
+        file.set_len(0).unwrap();
+        let status = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+            .env_clear()
+            .envs([("JOURNAL_STREAM", stream), ("HOME", "/nowhere")])
+            .args(["--endpoint", "systemd:domain=INET:index=0"])
+            .stderr(File::options().append(true).open(folder.path().join("log")).unwrap())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(1));
+        let said = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert!(said.starts_with(begins) && said.contains("CRIT cannot listen"), "{said}");
+    }
+}
+
+#[test]
 fn the_unit_is_hardened() {
     let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/config/blueflood-forward.service");
     let analyze = ["security", "--offline=true", "--threshold=19", "--no-pager", unit];
@@ -170,13 +234,31 @@ fn the_package_can_be_installed_upgraded_removed_and_purged() {
         return;
     }
     let build = |command: &mut Command| {
-        let output =
-            command.arg(env!("CARGO_BIN_EXE_blueflood-forward")).arg(folder.path()).output().unwrap();
+        let output = command.arg(stripped(folder.path())).arg(folder.path()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     };
     let package = build(script("build").env("COMPRESSION", "none"));
+    lintian_has_nothing_to_say_of(&package);
     let output = script("test").arg(package).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     eprint!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// The program as it is released: without what debuggers need, which takes long to pack and to look through.
+fn stripped(folder: &Path) -> PathBuf {
+    let (program, stripped) = (env!("CARGO_BIN_EXE_blueflood-forward"), folder.join("blueflood-forward"));
+    let strip = Command::new("strip").arg("-o").arg(&stripped).arg(program).status();
+    if strip.is_ok_and(|status| status.success()) { stripped } else { program.into() }
+}
+
+/// What Debian's packages are held to; but one of a test is not compressed.
+fn lintian_has_nothing_to_say_of(package: &str) {
+    let uncompressed = "uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball";
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--no-cfg", "--allow-root", "--fail-on=error,warning", "--suppress-tags", uncompressed]);
+    match lintian.arg(package).output() {
+        Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+        Err(_) => eprintln!("skipped: no lintian here"),
+    }
 }

@@ -112,6 +112,12 @@ fn the_status_says_by_its_exit_code_how_it_is() {
     daemon.expect_settled(8);
     let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
     let address = url.trim_start_matches("http://").trim_end_matches("/stats").to_owned();
+    // As a cron job has it: without a home there is no usual place for a spool, but none is looked at.
+    let homeless = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+        .env_clear()
+        .args(["status", "--stats", &address])
+        .output();
+    assert!(homeless.unwrap().status.success());
     let status = says(&["status", "--stats", &address]);
     assert!(status.contains("delivered 7 + refused 0") && status.ends_with("all is well\n"), "{status}");
     assert!(status.contains("skipped    1 for value_nan, the last from 127.0.0.1:"), "{status}");

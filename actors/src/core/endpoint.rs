@@ -73,7 +73,7 @@ pub enum Transport {
         /// Connections that may wait to be accepted.
         backlog: u32,
     },
-    /// A stream socket that systemd bound for us.
+    /// A socket that systemd bound for us.
     Systemd {
         /// What it is said to be.
         domain: SystemdDomain,
@@ -86,9 +86,9 @@ pub enum Transport {
 /// since `ListenStream=2004` makes an IPv6 socket that takes IPv4 too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SystemdDomain {
-    /// TCP over IPv4.
+    /// TCP or UDP over IPv4.
     Inet,
-    /// TCP over IPv6.
+    /// TCP or UDP over IPv6.
     Inet6,
     /// A unix stream socket.
     Unix,

@@ -88,6 +88,11 @@ impl Bound {
         bind(&endpoint.transport, passed).map_err(|why| BindError { endpoint: endpoint.to_string(), why })
     }
 
+    /// Whether it takes datagrams: of one that systemd passed, only the socket itself can tell.
+    pub fn takes_datagrams(&self) -> bool {
+        matches!(self, Bound::Udp(_))
+    }
+
     /// The same socket for an accept loop of its own.
     pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
         match self {
@@ -179,7 +184,7 @@ fn unix(path: &Path, mode: u32, backlog: u32) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// A socket that listens already, with the backlog that its unit gave it. Its file, if it has one, is systemd's.
+/// A socket that is bound already, with the backlog that its unit gave it. Its file, if it has one, is systemd's.
 fn take(domain: SystemdDomain, index: u32, passed: &mut ListenFd) -> io::Result<Bound> {
     let why =
         format!("systemd passed {} sockets, and not this one: a socket unit must list it", passed.len());
@@ -187,6 +192,12 @@ fn take(domain: SystemdDomain, index: u32, passed: &mut ListenFd) -> io::Result<
     let index = usize::try_from(index).unwrap_or(usize::MAX);
     match domain {
         SystemdDomain::Inet | SystemdDomain::Inet6 => {
+            // One that is not for datagrams is left where it is. Its buffer is as large as its unit has it, which may be
+            // more than we would be allowed.
+            if let Ok(Some(socket)) = passed.take_udp_socket(index) {
+                socket.set_nonblocking(true)?;
+                return Ok(Bound::Udp(socket));
+            }
             let listener = passed.take_tcp_listener(index)?.ok_or_else(missing)?;
             listener.set_nonblocking(true)?;
             Ok(Bound::Tcp(listener))

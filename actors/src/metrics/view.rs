@@ -81,6 +81,25 @@ impl ActorState {
 }
 
 impl View {
+    /// Whether every actor answers.
+    pub fn is_alive(&self) -> bool {
+        self.actors.iter().all(|actor| actor.stuck_for.is_none())
+    }
+
+    /// Where every datapoint is.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Why nothing is delivered now, as far as is known; nothing if it is.
+    pub fn obstacle(&self) -> Option<String> {
+        let closed = || {
+            let (_, cause) = self.forwarder.outbox.closed.as_ref()?;
+            Some(format!("Blueflood does not take metrics: {cause}"))
+        };
+        self.misfits().into_iter().next().or_else(closed)
+    }
+
     /// Why the daemon should be started afresh; nothing if it is alive.
     pub fn ailments(&self) -> Vec<String> {
         let stuck = |actor: &ActorState| {
@@ -101,6 +120,13 @@ impl View {
         if self.stopping {
             wrong.push("it is stopping".to_owned());
         }
+        wrong.extend(self.misfits());
+        wrong
+    }
+
+    /// What only a change from outside can mend.
+    fn misfits(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
         if let Some(cause) = &self.spool.blocked {
             wrong.push(format!("the spool takes nothing: {cause}"));
         }
