@@ -18,7 +18,10 @@ use actix::{
 use tokio::sync::oneshot;
 
 use crate::{
-    core::{payload::punctuation_bytes, row::Rows},
+    core::{
+        payload::punctuation_bytes,
+        row::{OpenArray, Rows},
+    },
     faults,
     forwarder::{Flush, Store},
     spool::Batch,
@@ -75,7 +78,7 @@ pub struct Hand(Arc<Mutex<InHand>>);
 
 #[derive(Debug, Default)]
 struct InHand {
-    open: Rows,
+    open: OpenArray,
     opened: Option<(Instant, i64)>,
     sealed: VecDeque<Arc<Batch>>,
 }
@@ -96,11 +99,11 @@ impl InHand {
         let bytes_max = options.payload_bytes_max.saturating_sub(punctuation_bytes(1));
         let mut rest = frame.rows.as_ref();
         while rest.count > 0 {
-            let rows_left = options.rows_max.saturating_sub(self.open.count);
-            let comma = usize::from(!self.open.is_empty());
-            let bytes_left = bytes_max.saturating_sub(self.open.text.len()).saturating_sub(comma);
+            let rows_left = options.rows_max.saturating_sub(self.open.count());
+            let comma = usize::from(self.open.count() > 0);
+            let bytes_left = bytes_max.saturating_sub(self.open.bytes()).saturating_sub(comma);
             let (head, tail) = rest.split(rows_left, bytes_left);
-            if head.count == 0 && self.open.is_empty() {
+            if head.count == 0 && self.open.count() == 0 {
                 // One row over the bound: the encoder lets none through, and a chunk of one is sent as it is.
                 let (row, tail) = rest.split(1, usize::MAX);
                 self.open(now, frame.received_ms);
@@ -113,7 +116,7 @@ impl InHand {
                 self.open.append(head);
                 rest = tail;
             }
-            if rest.count > 0 || self.open.count >= options.rows_max {
+            if rest.count > 0 || self.open.count() >= options.rows_max {
                 full.extend(self.seal());
             }
         }
@@ -127,11 +130,10 @@ impl InHand {
 
     fn seal(&mut self) -> Option<Arc<Batch>> {
         let (_, received_ms) = self.opened.take()?;
-        let room = self.open.text.capacity();
-        let rows = std::mem::take(&mut self.open);
         // The next chunk will be about as large.
-        self.open.text.reserve(room.min(rows.text.len().saturating_mul(2)));
-        let batch = Arc::new(Batch::new(rows, received_ms));
+        let room = self.open.bytes().saturating_add(self.open.bytes() / 8);
+        let open = std::mem::replace(&mut self.open, OpenArray::with_room(room));
+        let batch = Arc::new(Batch::new(open.close(), received_ms));
         self.sealed.push_back(batch.clone());
         Some(batch)
     }
@@ -229,7 +231,7 @@ impl Collector {
 
     fn tell_if_drained(&mut self) {
         let hand = self.hand.lock();
-        if self.waiting.is_empty() && hand.sealed.is_empty() && hand.open.is_empty() {
+        if self.waiting.is_empty() && hand.sealed.is_empty() && hand.open.count() == 0 {
             drop(hand);
             for waiting in self.draining.drain(..) {
                 let _ = waiting.send(());

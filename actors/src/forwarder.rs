@@ -37,7 +37,8 @@ use crate::{
 /// How often the outbox is told that time has passed, beside the moments that it asks for itself.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Store a batch. The reply is the receipt: the spool has committed it. Sent again, it is stored once.
+/// Store a batch. The reply is the receipt: the spool has it, in its file or for a moment in its hand. Sent again, it is
+/// stored once.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Store(pub Arc<Batch>);

@@ -113,7 +113,7 @@ async fn datapoint(settings: &Settings, target: &Target, token: Option<&Token>) 
         return false;
     }
     let encoding = daemon::encoding(settings);
-    let chunk = Sealer::new(encoding).seal(&rows.text.into(), rows.count);
+    let chunk = Sealer::new(encoding).seal(&rows.into());
     let verdict = match payload::compose(&[chunk], encoding) {
         Ok(body) => post::post(&post::client(target), target, token, encoding, body).await,
         Err(damaged) => Verdict::RefusedWhole(damaged.to_string()),

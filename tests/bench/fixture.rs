@@ -63,6 +63,5 @@ pub fn rows(frames: usize) -> Rows {
 
 /// A chunk as full as they get: 2,000 rows.
 pub fn chunk(encoding: Encoding) -> Chunk {
-    let rows = rows(4);
-    Sealer::new(encoding).seal(&rows.text.into(), rows.count)
+    Sealer::new(encoding).seal(&rows(4).into())
 }

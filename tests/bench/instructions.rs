@@ -14,8 +14,7 @@ use std::process::Command;
 use actors::core::chunk::{Encoding, Sealer};
 use actors::core::datapoint::Datapoint;
 use actors::core::line::Lines;
-use actors::core::row::Rows;
-use bytes::Bytes;
+use actors::core::row::{Array, Rows};
 use load::{FRAME, Protocol};
 
 const STAGES: [&str; 6] =
@@ -60,8 +59,7 @@ fn work(stage: &str, frames: usize) {
     let (pickle, lines) = (fixture::frame(Protocol::Pickle), fixture::frame(Protocol::Line));
     let (mut decoder, mut rows) = (fixture::decoder(), Rows::default());
     let (mut gzip, mut plain) = (Sealer::new(Encoding::Deflate), Sealer::new(Encoding::Plain));
-    let Rows { text, count } = fixture::rows(4);
-    let four_frames = Bytes::from(text);
+    let four_frames = Array::from(fixture::rows(4));
     for k in 0..frames {
         rows.text.clear();
         rows.count = 0;
@@ -83,8 +81,8 @@ fn work(stage: &str, frames: usize) {
             "line to rows" => {
                 Lines::new(black_box(&lines)).flatten().for_each(|datapoint| encode(&datapoint));
             }
-            "seal gzip" if k % 4 == 0 => drop(black_box(gzip.seal(&four_frames, count))),
-            "seal none" if k % 4 == 0 => drop(black_box(plain.seal(&four_frames, count))),
+            "seal gzip" if k % 4 == 0 => drop(black_box(gzip.seal(&four_frames))),
+            "seal none" if k % 4 == 0 => drop(black_box(plain.seal(&four_frames))),
             _ => {}
         }
     }

@@ -15,11 +15,10 @@ use actors::core::chunk::{Encoding, Sealer};
 use actors::core::line::Lines;
 use actors::core::outbox::{Action, Event, Limits, Meta, Outbox};
 use actors::core::payload;
-use actors::core::row::Rows;
+use actors::core::row::{Array, Rows};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
 use actors::spool::{Batch, Options, Spool, WhenFull};
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use load::{FRAME, Protocol};
 use tempfile::TempDir;
@@ -111,14 +110,11 @@ fn rows(c: &mut Criterion) {
 
 fn chunks(c: &mut Criterion) {
     let mut group = c.benchmark_group("chunks");
-    let Rows { text, count } = fixture::rows(4);
-    let text = Bytes::from(text);
+    let rows = Array::from(fixture::rows(4));
     group.throughput(Throughput::Elements(CHUNK_ROWS));
     for (encoding, name) in ENCODINGS {
         let mut sealer = Sealer::new(encoding);
-        group.bench_function(BenchmarkId::new("seal", name), |b| {
-            b.iter(|| sealer.seal(black_box(&text), count))
-        });
+        group.bench_function(BenchmarkId::new("seal", name), |b| b.iter(|| sealer.seal(black_box(&rows))));
         let chunks = [fixture::chunk(encoding)];
         group.bench_function(BenchmarkId::new("compose", name), |b| {
             b.iter(|| payload::compose(black_box(&chunks), encoding).unwrap())

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::row::Rows;
+use super::row::{Array, Rows};
 
 /// How the rows of a chunk are kept and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Chunk {
     pub encoding: Encoding,
     /// The encoded rows; cheap to clone.
     pub body: Bytes,
+    /// The rows as they were sealed, if they are text: a payload of this chunk alone. It is not stored.
+    pub whole: Option<Array>,
     /// How many rows it holds.
     pub rows: u32,
     /// Bytes of the rows before encoding.
@@ -58,18 +60,20 @@ impl Sealer {
         Self { encoding, compress: Compress::new(Compression::new(1), false) }
     }
 
-    /// Seals `rows` rows. As text they are kept without a copy.
-    pub fn seal(&mut self, text: &Bytes, rows: u32) -> Chunk {
+    /// Seals `rows`. As text they are kept without a copy.
+    pub fn seal(&mut self, rows: &Array) -> Chunk {
+        let text = rows.text();
         let deflated = match self.encoding {
-            Encoding::Deflate => self.deflate(text),
+            Encoding::Deflate => self.deflate(&text),
             Encoding::Plain => None,
         };
-        let (encoding, body) = match deflated {
-            Some(body) => (Encoding::Deflate, body.into()),
-            None => (Encoding::Plain, text.clone()),
-        };
         let raw_bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
-        Chunk { encoding, body, rows, raw_bytes, crc: crc32fast::hash(text) }
+        let crc = crc32fast::hash(&text);
+        let (encoding, body, whole) = match deflated {
+            Some(body) => (Encoding::Deflate, body.into(), None),
+            None => (Encoding::Plain, text, Some(rows.clone())),
+        };
+        Chunk { encoding, body, whole, rows: rows.count(), raw_bytes, crc }
     }
 
     /// A compressor that stops making progress gives `None`: the rows are then kept as text, never lost.
@@ -168,7 +172,7 @@ pub(crate) mod tests {
             let mut sealer = Sealer::new(encoding);
             // Twice, for the compressor is used again: nothing of the first may be in the second.
             for _ in 0..2 {
-                let chunk = sealer.seal(&rows.text.clone().into(), rows.count);
+                let chunk = sealer.seal(&rows.as_ref().into());
                 prop_assert_eq!(chunk.encoding, encoding);
                 prop_assert_eq!(chunk.open().unwrap(), rows.clone());
             }
@@ -177,7 +181,7 @@ pub(crate) mod tests {
         #[test]
         fn a_flipped_bit_is_noticed_and_bounded(at: prop::sample::Index, bit in 0u8..8, raw_bytes: u32) {
             let rows = rows("a", 50);
-            let mut chunk = Sealer::new(Encoding::Deflate).seal(&rows.text.clone().into(), rows.count);
+            let mut chunk = Sealer::new(Encoding::Deflate).seal(&rows.as_ref().into());
             let mut body = chunk.body.to_vec();
             body[at.index(chunk.body.len())] ^= 1 << bit;
             chunk.body = body.into();

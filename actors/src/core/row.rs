@@ -9,6 +9,7 @@
 //! null, no NaN, no time beyond an integer of milliseconds, no name that Cassandra could not hold
 //! (`shared/contract/blueflood.md`, 2.2 to 2.7).
 
+use bytes::Bytes;
 use memchr::memmem;
 
 use super::{datapoint::Datapoint, scan};
@@ -100,6 +101,91 @@ impl Rows {
     /// The same rows, borrowed.
     pub fn as_ref(&self) -> RowsRef<'_> {
         RowsRef { text: &self.text, count: self.count }
+    }
+}
+
+/// Rows that are still gathered, as the JSON array that they will be sent in.
+#[derive(Debug, Clone)]
+pub struct OpenArray {
+    /// It has no end yet.
+    json: Vec<u8>,
+    count: u32,
+}
+
+impl OpenArray {
+    /// No rows, with room for so many bytes of them.
+    pub fn with_room(bytes: usize) -> Self {
+        let mut json = Vec::with_capacity(bytes.saturating_add(b"[]".len()));
+        json.push(b'[');
+        Self { json, count: 0 }
+    }
+
+    /// How many rows it is.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the rows.
+    pub fn bytes(&self) -> usize {
+        self.json.len().saturating_sub(b"[".len())
+    }
+
+    /// Appends `more`, joined by a comma.
+    pub fn append(&mut self, more: RowsRef<'_>) {
+        let mut rows = Rows { text: std::mem::take(&mut self.json), count: self.count };
+        rows.append(more);
+        (self.json, self.count) = (rows.text, rows.count);
+    }
+
+    /// Gathers no more.
+    pub fn close(mut self) -> Array {
+        self.json.push(b']');
+        Array { json: self.json.into(), count: self.count }
+    }
+}
+
+impl Default for OpenArray {
+    fn default() -> Self {
+        Self::with_room(0)
+    }
+}
+
+/// Rows as the JSON array that they are sent in; cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Array {
+    json: Bytes,
+    count: u32,
+}
+
+impl Array {
+    /// All of it: a payload as it is.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// The rows between the brackets.
+    pub fn text(&self) -> Bytes {
+        // It is made here only, and never without brackets.
+        self.json.slice(b"[".len()..self.json.len().saturating_sub(b"]".len()).max(b"[".len()))
+    }
+
+    /// How many rows it is.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+impl From<RowsRef<'_>> for Array {
+    fn from(rows: RowsRef<'_>) -> Self {
+        let mut array = OpenArray::with_room(rows.text.len());
+        array.append(rows);
+        array.close()
+    }
+}
+
+impl From<Rows> for Array {
+    fn from(rows: Rows) -> Self {
+        rows.as_ref().into()
     }
 }
 

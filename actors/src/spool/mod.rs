@@ -24,7 +24,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::{open::Place, store::Sync};
@@ -34,7 +33,7 @@ use crate::core::{
     ledger::Ledger,
     outbox::{ChunkId, Fate, Meta},
     printable::printable,
-    row::Rows,
+    row::Array,
     settlement::DeadLetter,
 };
 
@@ -42,10 +41,8 @@ use crate::core::{
 /// can be sent again when an actor on the way fails: the spool takes each batch once.
 #[derive(Debug)]
 pub struct Batch {
-    /// The text of the rows, joined by commas; never empty.
-    pub text: Bytes,
-    /// How many rows it is.
-    pub rows: u32,
+    /// The rows; never empty.
+    pub rows: Array,
     /// When the oldest of them came, in milliseconds since 1970.
     pub received_ms: i64,
     stored: AtomicBool,
@@ -53,8 +50,8 @@ pub struct Batch {
 
 impl Batch {
     /// Rows, the oldest of which came at `received_ms`.
-    pub fn new(rows: Rows, received_ms: i64) -> Self {
-        Self { text: rows.text.into(), rows: rows.count, received_ms, stored: AtomicBool::new(false) }
+    pub fn new(rows: impl Into<Array>, received_ms: i64) -> Self {
+        Self { rows: rows.into(), received_ms, stored: AtomicBool::new(false) }
     }
 
     /// Whether the spool has it.

@@ -548,7 +548,10 @@ pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
     if self::body_crc(kind, meta.rows, meta.raw_bytes, crc, &body) != body_crc {
         return Ok(Loaded::Damaged(meta));
     }
-    Ok(Loaded::Intact(meta, Chunk { encoding, body, rows: meta.rows, raw_bytes: meta.raw_bytes, crc }))
+    Ok(Loaded::Intact(
+        meta,
+        Chunk { encoding, body, whole: None, rows: meta.rows, raw_bytes: meta.raw_bytes, crc },
+    ))
 }
 
 /// The ledger in the tables of any connection.

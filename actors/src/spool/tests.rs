@@ -14,6 +14,7 @@ use crate::core::{
     blueflood::RowError,
     chunk::tests::rows,
     ledger::{Decoded, sum},
+    row::Rows,
     settlement,
 };
 

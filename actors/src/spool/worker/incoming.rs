@@ -39,7 +39,7 @@ impl Worker {
                 let _ = reply.send(Ok(None));
                 continue;
             }
-            let chunk = self.sealer.seal(&batch.text, batch.rows);
+            let chunk = self.sealer.seal(&batch.rows);
             let id = self.next_id();
             let meta = Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes };
             let due = self.due(batch.received_ms);
@@ -157,7 +157,7 @@ impl Worker {
             let mut bytes: usize = 0;
             let mut fits = |batch: &Arc<Batch>| {
                 let first = bytes == 0;
-                bytes = bytes.saturating_add(batch.text.len());
+                bytes = bytes.saturating_add(batch.rows.json().len());
                 first || bytes <= GROUP_BYTES_MAX
             };
             let group: Vec<_> =
@@ -201,7 +201,7 @@ impl Worker {
                 metas.push(None);
                 continue;
             }
-            let chunk = self.sealer.seal(&batch.text, batch.rows);
+            let chunk = self.sealer.seal(&batch.rows);
             if !self.make_room(chunk.body.len(), after)? {
                 break;
             }

@@ -149,7 +149,7 @@ impl Worker {
 
     /// Stores rows as a chunk of their own.
     pub(super) fn insert(&mut self, rows: Rows, received_ms: i64) -> rusqlite::Result<Meta> {
-        let chunk = self.sealer.seal(&rows.text.into(), rows.count);
+        let chunk = self.sealer.seal(&rows.into());
         let id = self.next_id();
         self.store.insert(id, &chunk, received_ms)
     }
