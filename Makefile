@@ -67,7 +67,7 @@ fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
 			../../.cache/fuzz/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
 
-bench: ## what it costs, against its peers, in six minutes; LONG=1 adds ten at 500,000/s; RESULTS=1 keeps the tables
+bench: ## what it costs, against its peers, in seven minutes; LONG=1 adds ten at 500,000/s; RESULTS=1 keeps the tables
 	@RESULTS=$(RESULTS) LONG=$(LONG) $(CARGO) bench --bench bench
 
 bench-micro: ## what each stage costs by itself (criterion)
