@@ -109,8 +109,6 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
 }
 
 pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
-    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max, hold, unwritten_max } =
-        spool_policy(settings);
     actors::spool::Options {
         place: match &settings.spool {
             SpoolPlace::Memory => Place::Memory,
@@ -121,12 +119,7 @@ pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
             SpoolSync::Full => Sync::Full,
         },
         encoding: encoding(settings),
-        bytes_max,
-        when_full,
-        age_max,
-        dead_letter_bytes_max,
-        hold,
-        unwritten_max,
+        policy: spool_policy(settings),
         newest_first: settings.catch_up == CatchUp::NewestFirst,
     }
 }

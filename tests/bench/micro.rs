@@ -18,7 +18,7 @@ use actors::core::payload;
 use actors::core::row::{Array, Rows};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
-use actors::spool::{Batch, Options, Spool, WhenFull};
+use actors::spool::{Batch, Options, Policy, Spool, WhenFull};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use load::{FRAME, Protocol};
 use tempfile::TempDir;
@@ -170,12 +170,14 @@ fn spool(c: &mut Criterion) {
                 place: Place::File(folder.path().join("spool.db")),
                 sync: Sync::Normal,
                 encoding,
-                bytes_max: 1 << 40,
-                when_full: WhenFull::DropOldest,
-                age_max: None,
-                dead_letter_bytes_max: 1 << 20,
-                hold: Duration::ZERO,
-                unwritten_max: Duration::ZERO,
+                policy: Policy {
+                    bytes_max: 1 << 40,
+                    when_full: WhenFull::DropOldest,
+                    age_max: None,
+                    dead_letter_bytes_max: 1 << 20,
+                    hold: Duration::ZERO,
+                    unwritten_max: Duration::ZERO,
+                },
                 newest_first: false,
             };
             Spool::start(options, |_| ()).unwrap()

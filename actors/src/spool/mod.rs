@@ -3,7 +3,7 @@
 //! socket.
 //!
 //! A request is answered after the commit, and requests that wait together are one transaction. Only a new chunk may
-//! be held in memory for a moment ([`Options::hold`]), never longer than a row may wait unwritten anyway: Blueflood
+//! be held in memory for a moment ([`Policy::hold`]), never longer than a row may wait unwritten anyway: Blueflood
 //! often answers first, and then it is only counted. In the file the ledger is changed in the same transaction as the
 //! data, so that the law holds across `kill -9`.
 
@@ -82,6 +82,15 @@ pub struct Options {
     pub sync: Sync,
     /// How chunks are kept.
     pub encoding: Encoding,
+    /// What may change while it is open.
+    pub policy: Policy,
+    /// Whether chunks are read newest first.
+    pub newest_first: bool,
+}
+
+/// What of a spool's settings may change while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
     /// Its cap, in bytes of the file that are in use.
     pub bytes_max: u64,
     /// What to do at the cap.
@@ -94,25 +103,6 @@ pub struct Options {
     /// With zero everything is written before it is sent.
     pub hold: Duration,
     /// The longest that any row may wait for being written, counted from when it came.
-    pub unwritten_max: Duration,
-    /// Whether chunks are read newest first.
-    pub newest_first: bool,
-}
-
-/// What of a spool's settings may change while it is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// See [`Options::bytes_max`].
-    pub bytes_max: u64,
-    /// See [`Options::when_full`].
-    pub when_full: WhenFull,
-    /// See [`Options::age_max`].
-    pub age_max: Option<Duration>,
-    /// See [`Options::dead_letter_bytes_max`].
-    pub dead_letter_bytes_max: u64,
-    /// See [`Options::hold`].
-    pub hold: Duration,
-    /// See [`Options::unwritten_max`].
     pub unwritten_max: Duration,
 }
 
@@ -302,7 +292,7 @@ impl Spool {
     ) -> Result<(Self, SpoolThread), open::OpenError> {
         let reserve = match &options.place {
             Place::Memory => None,
-            Place::File(path) => Some(reserve::Reserve::new(path, options.bytes_max)),
+            Place::File(path) => Some(reserve::Reserve::new(path, options.policy.bytes_max)),
         };
         let open = || open::open(&options.place, options.sync, std::time::SystemTime::now());
         let opened = match open() {
@@ -335,7 +325,7 @@ impl Spool {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Seals and stores a batch; answered when it is committed or, with [`Options::hold`], safe in this thread's hand,
+    /// Seals and stores a batch; answered when it is committed or, with [`Policy::hold`], safe in this thread's hand,
     /// however long the spool is full. `None` if it was stored before.
     ///
     /// # Errors

@@ -39,12 +39,14 @@ impl World {
             place: Place::File(folder.path().join("spool.db")),
             sync: Sync::Normal,
             encoding: Encoding::Deflate,
-            bytes_max: 1 << 20,
-            when_full: WhenFull::DropOldest,
-            age_max: None,
-            dead_letter_bytes_max: 1 << 20,
-            hold: Duration::ZERO,
-            unwritten_max: Duration::from_secs(3_600),
+            policy: Policy {
+                bytes_max: 1 << 20,
+                when_full: WhenFull::DropOldest,
+                age_max: None,
+                dead_letter_bytes_max: 1 << 20,
+                hold: Duration::ZERO,
+                unwritten_max: Duration::from_secs(3_600),
+            },
             newest_first: false,
         };
         change(&mut options);
@@ -292,8 +294,8 @@ proptest! {
         let mut world = World::new(|options| {
             options.encoding = if deflate { Encoding::Deflate } else { Encoding::Plain };
             options.newest_first = newest_first;
-            options.bytes_max = 4 << 20;
-            options.hold = if holds { options.unwritten_max } else { Duration::ZERO };
+            options.policy.bytes_max = 4 << 20;
+            options.policy.hold = if holds { options.policy.unwritten_max } else { Duration::ZERO };
         });
         let mut model = Model { holds, ..Model::default() };
         for (i, step) in steps.into_iter().enumerate() {

@@ -15,7 +15,7 @@ use std::{
 
 use self::fresh::{Fresh, Kept};
 use super::{
-    Batch, Notice, Options, Policy, Refused, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
+    Batch, Notice, Options, Refused, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
     open::{self, Known, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
@@ -256,18 +256,8 @@ impl Worker {
                     let _ = reply.send(self.write(|worker, _| worker.newest()));
                 }
                 Request::Configure(policy, reply) => {
-                    let Policy { bytes_max, when_full, age_max, dead_letter_bytes_max, hold, unwritten_max } =
-                        policy;
-                    self.options = Options {
-                        bytes_max,
-                        when_full,
-                        age_max,
-                        dead_letter_bytes_max,
-                        hold,
-                        unwritten_max,
-                        ..self.options.clone()
-                    };
-                    if hold.is_zero() {
+                    self.options.policy = policy;
+                    if policy.hold.is_zero() {
                         self.write_held(|_| true);
                     }
                     let _ = reply.send(Ok(()));

@@ -7,7 +7,7 @@ use super::*;
 const LONG: Duration = Duration::from_secs(3_600);
 
 fn holding() -> World {
-    World::new(|options| options.hold = LONG)
+    World::new(|options| options.policy.hold = LONG)
 }
 
 impl World {
@@ -53,7 +53,7 @@ fn a_chunk_that_is_answered_for_in_time_is_never_written_but_counted() {
 
 #[test]
 fn a_chunk_that_is_not_answered_for_is_written_when_its_time_is_over() {
-    let world = World::new(|options| options.hold = Duration::from_millis(20));
+    let world = World::new(|options| options.policy.hold = Duration::from_millis(20));
     let meta = world.append("a", 10);
     world.expect("written", || world.rows_on_disk() == 10);
     assert_eq!((world.metas(), world.names().len()), (vec![meta], 10));
@@ -64,8 +64,8 @@ fn a_chunk_that_is_not_answered_for_is_written_when_its_time_is_over() {
 #[test]
 fn no_row_waits_longer_than_it_may_however_long_chunks_are_held() {
     let world = World::new(|options| {
-        options.hold = LONG;
-        options.unwritten_max = Duration::from_secs(60);
+        options.policy.hold = LONG;
+        options.policy.unwritten_max = Duration::from_secs(60);
     });
     world.append_at("young", 3, now_ms());
     world.append_at("old", 5, now_ms() - 60_000);
@@ -75,9 +75,9 @@ fn no_row_waits_longer_than_it_may_however_long_chunks_are_held() {
 #[test]
 fn what_does_not_fit_in_memory_is_written_and_nothing_is_lost() {
     let world = World::new(|options| {
-        options.hold = LONG;
+        options.policy.hold = LONG;
         options.encoding = Encoding::Plain;
-        options.bytes_max = 1 << 30;
+        options.policy.bytes_max = 1 << 30;
     });
     let metas: Vec<_> = (0..60).map(|i| world.append(&format!("s{i}"), 900)).collect();
     let written = world.rows_on_disk();
@@ -91,9 +91,9 @@ fn what_does_not_fit_in_memory_is_written_and_nothing_is_lost() {
 #[test]
 fn a_full_spool_that_blocks_takes_no_more_into_memory_than_there_is_room_for() {
     let world = World::new(|options| {
-        options.hold = Duration::from_millis(1);
+        options.policy.hold = Duration::from_millis(1);
         options.encoding = Encoding::Plain;
-        options.when_full = WhenFull::Block;
+        options.policy.when_full = WhenFull::Block;
     });
     let (spool, ledger) = (world.spool().clone(), world.spool().ledger().clone());
     let sender = std::thread::spawn(move || {
@@ -143,7 +143,7 @@ fn a_damaged_file_takes_nothing_of_what_is_held() {
         world.append(&format!("written{i}"), 100);
     }
     world.close();
-    world.options.hold = LONG;
+    world.options.policy.hold = LONG;
     world.open();
     let held = world.append("held", 9);
     world.append("answered", 4);
@@ -168,9 +168,9 @@ fn a_damaged_file_takes_nothing_of_what_is_held() {
 #[test]
 fn what_a_full_spool_cannot_take_at_the_end_is_said_to_be_in_hand() {
     let mut world = World::new(|options| {
-        options.hold = LONG;
+        options.policy.hold = LONG;
         options.encoding = Encoding::Plain;
-        options.when_full = WhenFull::Block;
+        options.policy.when_full = WhenFull::Block;
     });
     for i in 0..20 {
         world.append(&format!("s{i}"), 900);

@@ -37,7 +37,7 @@ fn at_its_cap_the_oldest_are_dropped_and_counted_and_their_room_is_used_again() 
 fn with_block_an_append_waits_until_something_is_settled() {
     let world = World::new(|options| {
         plain(options);
-        options.when_full = WhenFull::Block;
+        options.policy.when_full = WhenFull::Block;
     });
     let metas = fill(&world, 8);
     let (spool, ledger) = (world.spool().clone(), world.spool().ledger().clone());
@@ -66,7 +66,7 @@ fn with_block_an_append_waits_until_something_is_settled() {
 fn a_batch_that_waits_twice_is_stored_once() {
     let world = World::new(|options| {
         plain(options);
-        options.when_full = WhenFull::Block;
+        options.policy.when_full = WhenFull::Block;
     });
     fill(&world, 8);
     world.decode(4_500, 0);
@@ -93,8 +93,8 @@ fn a_chunk_that_is_larger_than_the_cap_never_waits_for_ever() {
     for when_full in [WhenFull::Block, WhenFull::DropOldest] {
         let world = World::new(|options| {
             plain(options);
-            options.when_full = when_full;
-            options.bytes_max = 10_000;
+            options.policy.when_full = when_full;
+            options.policy.bytes_max = 10_000;
         });
         let meta = world.append("large", 5_000);
         world.settle(&[meta.id], DELIVERED);
@@ -105,7 +105,7 @@ fn a_chunk_that_is_larger_than_the_cap_never_waits_for_ever() {
 
 #[test]
 fn what_is_older_than_the_maximum_is_dropped_and_halving_makes_nothing_older() {
-    let world = World::new(|options| options.age_max = Some(Duration::from_secs(3600)));
+    let world = World::new(|options| options.policy.age_max = Some(Duration::from_secs(3600)));
     let hour_ago = now_ms() - 3_600_000;
     let old = world.append_at("nearly", 6, hour_ago + 600_000);
     let fresh = world.append("fresh", 10);
@@ -132,7 +132,7 @@ fn what_is_older_than_the_maximum_is_dropped_and_halving_makes_nothing_older() {
 
 #[test]
 fn dead_letters_are_bounded_the_oldest_go_first_and_are_counted() {
-    let mut world = World::new(|options| options.dead_letter_bytes_max = 10_000);
+    let mut world = World::new(|options| options.policy.dead_letter_bytes_max = 10_000);
     for i in 0..40 {
         let meta = world.append(&format!("bad{i}"), 5);
         world.settle(&[meta.id], refused("Cannot parse content"));
@@ -153,8 +153,8 @@ fn dead_letters_are_bounded_the_oldest_go_first_and_are_counted() {
 fn dead_letters_never_take_the_room_of_what_is_to_be_delivered() {
     let world = World::new(|options| {
         plain(options);
-        options.when_full = WhenFull::Block;
-        options.dead_letter_bytes_max = 1 << 30;
+        options.policy.when_full = WhenFull::Block;
+        options.policy.dead_letter_bytes_max = 1 << 30;
     });
     for i in 0..40 {
         let meta = world.append(&format!("bad{i}"), 900);
@@ -199,7 +199,7 @@ fn marks_that_were_set_while_nobody_ran_are_found_at_the_start() {
 fn room_is_given_back_after_an_outage() {
     let world = World::new(|options| {
         plain(options);
-        options.bytes_max = 64 << 20;
+        options.policy.bytes_max = 64 << 20;
     });
     let metas = fill(&world, 200);
     let ids: Vec<_> = metas.iter().map(|meta| meta.id).collect();

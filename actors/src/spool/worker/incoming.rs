@@ -9,7 +9,7 @@ const REPLACED_MAX: u32 = 3;
 impl Worker {
     /// Takes the batches that wait, as far as there is room.
     pub(super) fn append_waiting(&mut self) {
-        if self.options.hold.is_zero() {
+        if self.options.policy.hold.is_zero() {
             self.write_waiting();
         } else {
             if self.blocked.is_some() {
@@ -59,7 +59,7 @@ impl Worker {
     /// When a chunk has to be written: soon, and at once if its oldest row has waited for as long as any row may.
     fn due(&self, received_ms: i64) -> Instant {
         let waited = Duration::from_millis(u64::try_from(now_ms().saturating_sub(received_ms)).unwrap_or(0));
-        let hold = self.options.hold.min(self.options.unwritten_max.saturating_sub(waited));
+        let hold = self.options.policy.hold.min(self.options.policy.unwritten_max.saturating_sub(waited));
         let now = Instant::now();
         now.checked_add(hold).unwrap_or(now)
     }
@@ -220,7 +220,7 @@ impl Worker {
 
     /// Makes room for a chunk by the policy; false if it has to wait.
     fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
-        let mut bytes_max = self.options.bytes_max.saturating_add(OVERHEAD_BYTES);
+        let mut bytes_max = self.options.policy.bytes_max.saturating_add(OVERHEAD_BYTES);
         let mut reason = "spool_full";
         if self.disk_full {
             bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
@@ -231,7 +231,7 @@ impl Worker {
         while !fits(self.store.used_bytes()?) {
             // One chunk larger than the cap is still taken: nothing could leave to make room for it.
             let Some(oldest) = self.store.scan(None, false, 1)?.pop() else { break };
-            if self.options.when_full == WhenFull::Block {
+            if self.options.policy.when_full == WhenFull::Block {
                 return Ok(false);
             }
             rows = rows.saturating_add(self.store.remove(&[oldest.id])?);

@@ -157,7 +157,7 @@ impl Worker {
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
         let mut discarded: u64 = 0;
         // In the same file as the chunks, they must not leave too little room for these.
-        let bytes_max = self.options.dead_letter_bytes_max.min(self.options.bytes_max / 4);
+        let bytes_max = self.options.policy.dead_letter_bytes_max.min(self.options.policy.bytes_max / 4);
         while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes) > bytes_max {
             let Some(bytes) = self.store.discard_oldest_dead_letter()? else { break };
             after.dead_letter_bytes = after.dead_letter_bytes.saturating_sub_unsigned(bytes);

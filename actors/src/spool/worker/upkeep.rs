@@ -5,7 +5,7 @@ use super::*;
 
 impl Worker {
     pub(super) fn upkeep(&mut self) {
-        if let Some(age_max) = self.options.age_max {
+        if let Some(age_max) = self.options.policy.age_max {
             let limit = now_ms().saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
             // An error shows in the requests too, and the next upkeep comes in a second.
             let _ = self.write(|worker, after| worker.drop_older_than(limit, after));
