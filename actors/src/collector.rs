@@ -54,13 +54,18 @@ impl Frame {
     }
 }
 
+/// Go on with other settings.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Configure(pub Options);
+
 /// Seal what is here, and answer when the spool has all of it.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain;
 
 /// What bounds a chunk.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// The most rows in a chunk, for a payload holds whole chunks.
     pub rows_max: u32,
@@ -117,7 +122,7 @@ impl InHand {
                 rest = tail;
             }
             if rest.count > 0 || self.open.count() >= options.rows_max {
-                full.extend(self.seal());
+                full.extend(self.seal(false));
             }
         }
         frame.taken.store(true, Ordering::Release);
@@ -128,12 +133,12 @@ impl InHand {
         self.opened.get_or_insert((now, received_ms));
     }
 
-    fn seal(&mut self) -> Option<Arc<Batch>> {
+    fn seal(&mut self, due: bool) -> Option<Arc<Batch>> {
         let (_, received_ms) = self.opened.take()?;
         // The next chunk will be about as large.
         let room = self.open.bytes().saturating_add(self.open.bytes() / 8);
         let open = std::mem::replace(&mut self.open, OpenArray::with_room(room));
-        let batch = Arc::new(Batch::new(open.close(), received_ms));
+        let batch = Arc::new(Batch::new(open.close(), received_ms).due(due));
         self.sealed.push_back(batch.clone());
         Some(batch)
     }
@@ -151,6 +156,7 @@ pub struct Collector {
     /// Who waits for everything to be stored.
     draining: Vec<oneshot::Sender<()>>,
     seal_timer: Option<SpawnHandle>,
+    flush_timer: Option<SpawnHandle>,
 }
 
 impl Collector {
@@ -165,6 +171,7 @@ impl Collector {
             waiting: VecDeque::new(),
             draining: Vec::new(),
             seal_timer: None,
+            flush_timer: None,
         }
     }
 
@@ -174,7 +181,7 @@ impl Collector {
         let mut sealed = hand.take(frame, &self.options, now);
         // A flood of messages keeps timers waiting, so what must be on time is looked at here too.
         if hand.opened.is_some_and(|(at, _)| now.duration_since(at) >= self.options.seal_interval) {
-            sealed.extend(hand.seal());
+            sealed.extend(hand.seal(false));
         }
         let open = hand.opened.is_some();
         drop(hand);
@@ -182,14 +189,15 @@ impl Collector {
             self.seal_timer.take().map(|timer| ctx.cancel_future(timer));
         }
         if open && self.seal_timer.is_none() {
-            self.seal_timer = Some(ctx.run_later(self.options.seal_interval, Self::seal));
+            self.seal_timer =
+                Some(ctx.run_later(self.options.seal_interval, |collector, ctx| collector.seal(false, ctx)));
         }
         sealed.into_iter().for_each(|batch| self.dispatch(batch, ctx));
     }
 
-    fn seal(&mut self, ctx: &mut Context<Self>) {
+    fn seal(&mut self, due: bool, ctx: &mut Context<Self>) {
         self.seal_timer.take().map(|timer| ctx.cancel_future(timer));
-        let sealed = self.hand.lock().seal();
+        let sealed = self.hand.lock().seal(due);
         sealed.into_iter().for_each(|batch| self.dispatch(batch, ctx));
     }
 
@@ -223,9 +231,10 @@ impl Collector {
 
     /// The send interval is over.
     fn flush(&mut self, ctx: &mut Context<Self>) {
-        self.seal(ctx);
+        // The chunk that is sealed now is due with those that the spool has already.
+        self.seal(true, ctx);
         let flush = self.flush.clone();
-        // Not after the chunk just sealed: a full spool takes it only when something has left.
+        // This does not wait until that chunk is stored: a full spool takes it only when something has left.
         ctx.spawn(async move { flush.ask(|| Flush).await }.into_actor(self).map(|_, _, _| ()));
     }
 
@@ -250,9 +259,9 @@ impl Actor for Collector {
         };
         left.into_iter().for_each(|batch| self.dispatch(batch, ctx));
         if open {
-            self.seal(ctx);
+            self.seal(false, ctx);
         }
-        ctx.run_interval(self.options.send_interval, Self::flush);
+        self.flush_timer = Some(ctx.run_interval(self.options.send_interval, Self::flush));
     }
 }
 
@@ -275,13 +284,26 @@ impl Handler<MetricFrame> for Collector {
     }
 }
 
+impl Handler<Configure> for Collector {
+    type Result = ();
+
+    fn handle(&mut self, Configure(options): Configure, ctx: &mut Self::Context) {
+        let timer = options.send_interval != self.options.send_interval;
+        self.options = options;
+        if timer {
+            self.flush_timer.take().map(|timer| ctx.cancel_future(timer));
+            self.flush_timer = Some(ctx.run_interval(self.options.send_interval, Self::flush));
+        }
+    }
+}
+
 impl Handler<Drain> for Collector {
     type Result = ActorResponse<Self, ()>;
 
     fn handle(&mut self, _: Drain, ctx: &mut Self::Context) -> Self::Result {
         let (tell, drained) = oneshot::channel();
         self.draining.push(tell);
-        self.seal(ctx);
+        self.seal(true, ctx);
         self.tell_if_drained();
         ActorResponse::r#async(async move { drop(drained.await) }.into_actor(self))
     }

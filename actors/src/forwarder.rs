@@ -12,8 +12,8 @@ use std::{
 };
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture,
-    SpawnHandle, WrapFuture,
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
+    WrapFuture,
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, warn};
@@ -23,19 +23,23 @@ use self::post::Target;
 use crate::{
     core::{
         blueflood::Verdict,
-        chunk::Encoding,
+        chunk::{Chunk, Encoding},
         histogram::Histogram,
-        outbox::{self, Action, ChunkId, Event, Fate, Limits, Meta, Notice, Now, Outbox, ParcelId},
+        outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Notice, Now, Outbox, ParcelId, Who},
         payload,
     },
     faults,
     keystone_auth::{GetToken, NoToken, Rejected, Token},
-    spool::{Batch, Spool, SpoolError},
+    spool::{Ask, Batch, Granted, Payload, Spool, SpoolError},
     supervisor::{Gone, Lifeline, Link, supervised},
 };
 
 /// How often the outbox is told that time has passed, beside the moments that it asks for itself.
 const TICK: Duration = Duration::from_secs(1);
+
+/// What is due may wait for so long while a payload could leave: beyond it something is wrong with us. The flow of a busy
+/// machine may stop for seconds.
+const DUE_MAX: Duration = Duration::from_secs(20);
 
 /// Store a batch. The reply is the receipt: the spool has it, in its file or for a moment in its hand. Sent again, it is
 /// stored once.
@@ -52,6 +56,11 @@ pub struct Flush;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Drain(pub Duration);
+
+/// Go on with other settings. What is in flight ends as it began.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Configure(pub Options);
 
 /// Where tokens come from.
 #[derive(Clone)]
@@ -73,6 +82,8 @@ pub struct Options {
     pub target: Target,
     /// How payloads are encoded.
     pub encoding: Encoding,
+    /// Whether the spool keeps what is left at the end of the process.
+    pub keeps: bool,
 }
 
 /// What the forwarder looks like from outside.
@@ -133,9 +144,14 @@ pub struct Forwarder {
     status: SharedStatus,
     log: Logger,
     clock: Instant,
-    /// Until the spool has said what is in it there is none.
-    outbox: Option<Outbox>,
+    outbox: Outbox,
     client: Option<Rc<awc::Client>>,
+    /// Bodies that came with a lease, for the POST that follows at once.
+    bodies: HashMap<ChunkId, Chunk>,
+    /// The body of a POST of one row that passed: it tells whether Blueflood works.
+    control: Option<Bytes>,
+    /// Since when a payload could leave.
+    free_since: Option<Instant>,
     /// The token that each parcel in flight was sent with, by generation.
     tokens: HashMap<ParcelId, u64>,
     /// Whether somebody waits for the next token already.
@@ -154,13 +170,27 @@ enum Sent {
         token: Option<u64>,
     },
     /// There is no token to send it with, newer than the one that was refused.
-    NoToken {
-        verdict: Verdict,
-        refused: Option<u64>,
-    },
-    /// The spool has none of its chunks any more.
-    Gone,
-    SpoolFailed(SpoolError),
+    NoToken { missing: Missing, refused: Option<u64> },
+    /// The spool could not read its chunks, or has them no more.
+    NotLoaded,
+}
+
+/// Why there is no token.
+struct Missing {
+    cause: String,
+    retry_in: Duration,
+}
+
+/// What is POSTed.
+enum What {
+    /// These chunks, whose bodies are here.
+    Here(Vec<Chunk>),
+    /// These chunks, whose bodies are in the spool.
+    InSpool(Vec<ChunkId>),
+    /// A few rows of these chunks.
+    Few(Vec<ChunkId>, u32),
+    /// This body.
+    Body(Bytes),
 }
 
 impl Forwarder {
@@ -168,13 +198,16 @@ impl Forwarder {
     pub fn new(line: Lifeline, options: Options, spool: Spool, status: SharedStatus, log: Logger) -> Self {
         Self {
             _line: line,
+            outbox: Outbox::new(options.limits),
             options,
             spool,
             status,
             log,
             clock: Instant::now(),
-            outbox: None,
             client: None,
+            bodies: HashMap::new(),
+            control: None,
+            free_since: None,
             tokens: HashMap::new(),
             awaits_token: false,
             wake: None,
@@ -189,18 +222,33 @@ impl Forwarder {
     /// Tells the outbox, and does what it says.
     fn event(&mut self, event: Event, ctx: &mut Context<Self>) {
         let now = self.now();
-        let Some(outbox) = self.outbox.as_mut() else { return };
-        let actions = outbox.apply(event, now, fastrand::f64());
-        let (status, next_wake) = (outbox.status(), outbox.next_wake(now));
+        let actions = self.outbox.apply(event, now, fastrand::f64());
+        let (status, next_wake) = (self.outbox.status(), self.outbox.next_wake(now));
+        self.free_since = status.has_free_slot.then(|| self.free_since.unwrap_or_else(Instant::now));
         self.status.change(|shared| {
             shared.next_try_in = status.closed.as_ref().map(|(until, _)| until.saturating_sub(now));
             shared.outbox = status;
         });
         for action in actions {
             match action {
-                Action::Send { parcel, chunks, renew_token } => self.send(parcel, chunks, renew_token, ctx),
+                Action::Lease { payloads, bounds, due, apart } => {
+                    self.lease(Ask { payloads, bounds, due, apart }, ctx);
+                }
+                Action::Send { parcel, chunks, renew_token } => {
+                    let bodies: Vec<Chunk> = chunks.iter().filter_map(|id| self.bodies.remove(id)).collect();
+                    let all_here = bodies.len() == chunks.len();
+                    let what = if all_here { What::Here(bodies) } else { What::InSpool(chunks) };
+                    self.send(parcel, what, renew_token, ctx);
+                }
+                Action::Try { trial, chunks, rows } => {
+                    let what = match &self.control {
+                        Some(control) if chunks.is_empty() => What::Body(control.clone()),
+                        _ => What::Few(chunks, rows),
+                    };
+                    let renew_token = self.tokens.contains_key(&trial);
+                    self.send(trial, what, renew_token, ctx);
+                }
                 Action::Settle { parcel, chunks, fate } => self.settle(parcel, chunks, fate, ctx),
-                Action::Refill { from, max } => self.refill(from, max, ctx),
                 Action::Say(notice) => self.say(notice),
             }
         }
@@ -208,7 +256,7 @@ impl Forwarder {
         self.wake = next_wake.map(|at| {
             ctx.run_later(at.saturating_sub(now), |forwarder, ctx| forwarder.event(Event::Tick, ctx))
         });
-        if self.outbox.as_ref().is_some_and(Outbox::is_empty) {
+        if !self.draining.is_empty() && self.outbox.is_drained(self.options.keeps) {
             for waiting in self.draining.drain(..) {
                 let _ = waiting.send(());
             }
@@ -217,36 +265,51 @@ impl Forwarder {
 
     // === What the outbox says ===
 
-    fn send(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, renew_token: bool, ctx: &mut Context<Self>) {
+    fn lease(&mut self, ask: Ask, ctx: &mut Context<Self>) {
+        let spool = self.spool.clone();
+        let granted = async move { spool.lease(ask).await };
+        ctx.spawn(granted.into_actor(self).map(|granted, forwarder, ctx| {
+            faults::point("forwarder.leased");
+            let event = match granted {
+                Ok(Granted { payloads, waiting }) => {
+                    let mut leased = Vec::with_capacity(payloads.len());
+                    for Payload { leases, chunks, apart } in payloads {
+                        forwarder.bodies.extend(leases.iter().map(|lease| lease.meta.id).zip(chunks));
+                        leased.push(Leased { chunks: leases, apart });
+                    }
+                    Event::Leased { payloads: leased, waiting }
+                }
+                Err(_) => Event::NotLeased,
+            };
+            forwarder.event(event, ctx);
+            // What is sent later is read again: nothing that only waits is kept in memory.
+            forwarder.bodies.clear();
+        }));
+    }
+
+    fn send(&mut self, parcel: ParcelId, what: What, renew_token: bool, ctx: &mut Context<Self>) {
         let Some(client) = self.client.clone() else { return };
         let auth = self.options.auth.clone();
         let refused = self.tokens.remove(&parcel).filter(|_| renew_token);
         let (spool, target, encoding) =
             (self.spool.clone(), self.options.target.clone(), self.options.encoding);
+        let keep_row = self.outbox.wants_control();
         let sent = async move {
-            let body: Bytes = match spool.load(chunks).await {
-                Ok(chunks) if chunks.is_empty() => return Sent::Gone,
-                Ok(chunks) => match payload::compose(&chunks, encoding) {
-                    Ok(body) => body,
-                    // It is whole in the spool, or it would not have been loaded: the spool drops it when it settles.
-                    Err(damaged) => {
-                        let verdict = Verdict::RefusedWhole(damaged.to_string());
-                        return Sent::Answered { verdict, took: Duration::ZERO, bytes: 0, token: None };
-                    }
-                },
-                Err(error) => return Sent::SpoolFailed(error),
+            let (body, control) = match body(what, &spool, encoding, keep_row).await {
+                Some(found) => found,
+                None => return (Sent::NotLoaded, None),
             };
             let token = match token(auth, refused).await {
                 Ok(token) => token,
-                Err(verdict) => return Sent::NoToken { verdict, refused },
+                Err(missing) => return (Sent::NoToken { missing, refused }, None),
             };
             let started = Instant::now();
             let bytes = body.len();
             let verdict = post::post(&client, &target, token.as_deref(), encoding, body).await;
             let token = token.map(|token| token.generation);
-            Sent::Answered { verdict, took: started.elapsed(), bytes, token }
+            (Sent::Answered { verdict, took: started.elapsed(), bytes, token }, control)
         };
-        ctx.spawn(sent.into_actor(self).map(move |sent, forwarder, ctx| {
+        ctx.spawn(sent.into_actor(self).map(move |(sent, control), forwarder, ctx| {
             faults::point("forwarder.answered");
             match sent {
                 Sent::Answered { verdict, took, bytes, token } => {
@@ -254,15 +317,22 @@ impl Forwarder {
                     if let Some(generation) = token.filter(|_| verdict == Verdict::Unauthorized) {
                         forwarder.tokens.insert(parcel, generation);
                     }
+                    if verdict == Verdict::Stored
+                        && let Some(control) = control
+                    {
+                        forwarder.control = Some(control);
+                        forwarder.outbox.set_control();
+                    }
                     forwarder.event(Event::Answered { parcel, verdict, took }, ctx);
                 }
-                Sent::NoToken { verdict, refused } => {
-                    forwarder.note(&verdict, Duration::ZERO, 0);
-                    forwarder.event(Event::Answered { parcel, verdict, took: Duration::ZERO }, ctx);
+                Sent::NoToken { missing: Missing { cause, retry_in }, refused } => {
+                    forwarder.status.change(|status| {
+                        status.last_error = Some((cause.clone(), SystemTime::now()));
+                    });
+                    forwarder.event(Event::NotSent { parcel, cause, retry_in }, ctx);
                     forwarder.await_token(refused, ctx);
                 }
-                Sent::Gone => forwarder.event(Event::Gone { parcel }, ctx),
-                Sent::SpoolFailed(error) => forwarder.spool_failed(parcel, &error, ctx),
+                Sent::NotLoaded => forwarder.event(Event::NotLoaded { parcel }, ctx),
             }
         }));
     }
@@ -289,12 +359,11 @@ impl Forwarder {
     }
 
     fn note(&self, verdict: &Verdict, took: Duration, bytes: usize) {
-        let passed = matches!(verdict, Verdict::Stored | Verdict::StoredExcept(_) | Verdict::Refused(_));
         self.status.change(|status| {
             status.posts = status.posts.saturating_add(1);
             status.answer_times.observe(took.as_secs_f64(), 1);
             status.bytes_sent = status.bytes_sent.saturating_add(bytes as u64);
-            if passed {
+            if verdict.is_success() {
                 status.last_success = Some(SystemTime::now());
             } else {
                 status.last_error = Some((verdict.words(), SystemTime::now()));
@@ -307,44 +376,28 @@ impl Forwarder {
         let settled = async move { spool.settle(chunks, fate).await };
         ctx.spawn(settled.into_actor(self).map(move |settled, forwarder, ctx| {
             faults::point("forwarder.settled");
-            match settled {
-                Ok(requeued) => forwarder.event(Event::Settled { parcel, requeued }, ctx),
-                Err(error) => forwarder.spool_failed(parcel, &error, ctx),
-            }
+            let event = match settled {
+                Ok(pieces) => Event::Settled { parcel, pieces },
+                Err(_) => Event::NotSettled { parcel },
+            };
+            forwarder.event(event, ctx);
         }));
-    }
-
-    fn refill(&mut self, from: Option<ChunkId>, max: usize, ctx: &mut Context<Self>) {
-        let spool = self.spool.clone();
-        let metas = async move { spool.scan(from, max).await };
-        ctx.spawn(metas.into_actor(self).map(move |metas, forwarder, ctx| match metas {
-            Ok(metas) => {
-                let end = metas.len() < max;
-                forwarder.event(Event::Refilled { metas, end }, ctx);
-            }
-            // The outbox asks again at once, so the answer is held back.
-            Err(SpoolError::Disk(_) | SpoolError::DiskFull(_)) => {
-                let nothing = || Event::Refilled { metas: Vec::new(), end: false };
-                ctx.run_later(TICK, move |forwarder, ctx| forwarder.event(nothing(), ctx));
-            }
-            Err(SpoolError::Replaced | SpoolError::Closed) => ctx.stop(),
-        }));
-    }
-
-    fn spool_failed(&mut self, parcel: ParcelId, error: &SpoolError, ctx: &mut Context<Self>) {
-        match error {
-            SpoolError::Disk(_) | SpoolError::DiskFull(_) => self.event(Event::SpoolFailed { parcel }, ctx),
-            // What we know of its chunks is void: a new incarnation begins with what is there now.
-            SpoolError::Replaced | SpoolError::Closed => ctx.stop(),
-        }
     }
 
     fn say(&self, notice: Notice) {
         let log = &self.log;
         match notice {
-            Notice::Closed { cause, wait } => {
+            Notice::Closed { who: Who::Blueflood, cause, wait } => {
                 warn!(log, "Blueflood does not take metrics: they are kept, and sent again";
                     "url" => &self.options.target.url, "cause" => cause, "next_try_s" => wait.as_secs_f64());
+            }
+            Notice::Closed { who: Who::Keystone, cause, wait } => {
+                warn!(log, "Keystone gives no token: metrics are kept, and sent when it does";
+                    "cause" => cause, "next_try_s" => wait.as_secs_f64());
+            }
+            Notice::Examining { cause } => {
+                info!(log, "Blueflood works, but does not take one payload: it is sent in parts, to find the rows that cause it";
+                    "cause" => cause);
             }
             Notice::Opened { after, failures } => {
                 info!(log, "Blueflood takes metrics again";
@@ -366,22 +419,56 @@ impl Forwarder {
         }
     }
 
-    fn begin(&mut self, newest: Option<ChunkId>, ctx: &mut Context<Self>) {
-        self.outbox = Some(Outbox::new(self.options.limits, newest));
+    fn tick(&mut self, ctx: &mut Context<Self>) {
         self.event(Event::Tick, ctx);
+        self.audit(ctx);
     }
 
-    fn tick(&mut self, ctx: &mut Context<Self>) {
-        match self.spool.status().newest {
-            Some(newest) => self.event(Event::Seen(newest), ctx),
-            None => self.event(Event::Tick, ctx),
+    /// What is due must not wait while a payload could leave.
+    fn audit(&mut self, ctx: &mut Context<Self>) {
+        let Some(due) = self.spool.status().due_since.zip(self.free_since).map(|(due, free)| due.max(free))
+        else {
+            return;
+        };
+        if due.elapsed() < DUE_MAX || self.outbox.is_asking() {
+            return;
         }
+        self.free_since = None;
+        let spool = self.spool.clone();
+        let why = format!("datapoints are due, and not sent, for {} s", due.elapsed().as_secs());
+        let reindexed = async move { spool.reindex(why).await };
+        ctx.spawn(reindexed.into_actor(self).map(|_, forwarder, ctx| forwarder.event(Event::Poke, ctx)));
     }
 }
 
-/// A token for the next request, newer than the one that was refused; none if none is wanted. What stands in the way
-/// of one stands in the way of the request.
-async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Verdict> {
+/// The body of a POST, and that of a single row of it if one is to be kept; `None` if its chunks cannot be read.
+async fn body(
+    what: What,
+    spool: &Spool,
+    encoding: Encoding,
+    keep_row: bool,
+) -> Option<(Bytes, Option<Bytes>)> {
+    let load = async |ids: Vec<ChunkId>| spool.load(ids).await.ok().filter(|chunks| !chunks.is_empty());
+    let few = |chunks: &[Chunk], rows| {
+        let rows = payload::sample(chunks, rows, |below| fastrand::u32(0..below.max(1))).ok()?;
+        payload::of_rows(rows, encoding).ok()
+    };
+    let chunks = match what {
+        What::Here(chunks) => chunks,
+        What::InSpool(ids) => load(ids).await?,
+        What::Few(ids, rows) => {
+            let body = few(&load(ids).await?, rows)?;
+            return Some((body.clone(), keep_row.then_some(body)));
+        }
+        What::Body(body) => return Some((body, None)),
+    };
+    let control = keep_row.then(|| few(chunks.get(..1)?, 1)).flatten();
+    // A chunk that does not read back is found by the spool when it is loaded again.
+    Some((payload::compose(&chunks, encoding).ok()?, control))
+}
+
+/// A token for the next request, newer than the one that was refused; none if none is wanted.
+async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Missing> {
     let Some(auth) = auth else { return Ok(None) };
     let token = match refused {
         Some(generation) => auth.rejected.ask(|| Rejected { generation }).await,
@@ -389,13 +476,10 @@ async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<To
     };
     match token {
         Ok(Ok(token)) => Ok(Some(token)),
-        Ok(Err(NoToken { cause, retry_in, .. })) => Err(Verdict::Unavailable {
-            cause: format!("no token from Keystone: {cause}"),
-            retry_after: Some(retry_in),
-        }),
-        Err(Gone) => {
-            Err(Verdict::Unavailable { cause: "the daemon is stopping".to_owned(), retry_after: None })
+        Ok(Err(NoToken { cause, retry_in, .. })) => {
+            Err(Missing { cause: format!("no token from Keystone: {cause}"), retry_in })
         }
+        Err(Gone) => Err(Missing { cause: "the daemon is stopping".to_owned(), retry_in: Duration::ZERO }),
     }
 }
 
@@ -405,15 +489,7 @@ impl Actor for Forwarder {
     fn started(&mut self, ctx: &mut Self::Context) {
         // A client is of one thread, and a new incarnation gets new connections.
         self.client = Some(Rc::new(post::client(&self.options.target)));
-        let spool = self.spool.clone();
-        let newest = async move { spool.newest().await };
-        ctx.spawn(newest.into_actor(self).map(|newest, forwarder, ctx| match newest {
-            Ok(newest) => forwarder.begin(newest, ctx),
-            Err(error) => {
-                error!(forwarder.log, "the spool cannot be read"; "error" => %error);
-                ctx.stop();
-            }
-        }));
+        self.event(Event::Tick, ctx);
         ctx.run_interval(TICK, Self::tick);
     }
 }
@@ -429,7 +505,7 @@ impl Handler<Store> for Forwarder {
         let stored = async move {
             loop {
                 match spool.append(batch.clone()).await {
-                    Ok(meta) => return meta,
+                    Ok(due) => return due,
                     // The new file takes it.
                     Err(SpoolError::Replaced) => {}
                     Err(SpoolError::Disk(_) | SpoolError::DiskFull(_)) => tokio::time::sleep(TICK).await,
@@ -438,18 +514,36 @@ impl Handler<Store> for Forwarder {
                 }
             }
         };
-        Box::pin(stored.into_actor(self).map(|meta: Option<Meta>, forwarder, ctx| {
+        Box::pin(stored.into_actor(self).map(|due, forwarder, ctx| {
             faults::point("forwarder.stored");
-            meta.into_iter().for_each(|meta| forwarder.event(Event::Appended(meta), ctx));
+            if due {
+                forwarder.event(Event::Poke, ctx);
+            }
         }))
     }
 }
 
 impl Handler<Flush> for Forwarder {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Flush, _: &mut Self::Context) -> Self::Result {
+        let spool = self.spool.clone();
+        // One that fails is made up for by the next.
+        let flushed = async move { drop(spool.flush().await) };
+        Box::pin(flushed.into_actor(self).map(|(), forwarder, ctx| forwarder.event(Event::Poke, ctx)))
+    }
+}
+
+impl Handler<Configure> for Forwarder {
     type Result = ();
 
-    fn handle(&mut self, _: Flush, ctx: &mut Self::Context) {
-        self.event(Event::Flush, ctx);
+    fn handle(&mut self, Configure(options): Configure, ctx: &mut Self::Context) {
+        if !self.options.target.is_same(&options.target) {
+            self.client = Some(Rc::new(post::client(&options.target)));
+        }
+        let limits = options.limits;
+        self.options = options;
+        self.event(Event::Configured(limits), ctx);
     }
 }
 

@@ -49,7 +49,7 @@ const KEY_FILE_EVERY: Duration = Duration::from_secs(1);
 const KEY_BYTES_MAX: u64 = 64 << 10;
 
 /// Where the key comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// A setting.
     Fixed(Secret),
@@ -105,6 +105,14 @@ pub struct Options {
     pub status: SharedStatus,
     /// Where it says what an operator should hear.
     pub log: Logger,
+}
+
+impl Options {
+    /// Whether a token that came by `other` is as good as one that comes by these.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let trust = Arc::ptr_eq(&self.tls, &other.tls) || !other.auth_url.starts_with("https:");
+        trust && self.account == other.account && self.key == other.key && self.auth_url == other.auth_url
+    }
 }
 
 /// What the actor looks like from outside, for whoever shows it.

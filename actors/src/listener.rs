@@ -83,6 +83,8 @@ pub struct Common {
     pub taps: Taps,
     /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
+    /// Becomes true when the daemon stops, and not when only an endpoint goes.
+    pub ending: watch::Receiver<bool>,
     /// Connections that may be open at once, over all endpoints.
     pub permits: Arc<Semaphore>,
     /// Bytes that connections hold undecoded, over all endpoints.
@@ -197,14 +199,16 @@ impl Desk {
 pub struct Listener {
     _line: Lifeline,
     socket: Arc<Bound>,
+    /// Whether the socket is ours to shut: one that systemd passed is not.
+    ours: bool,
     desk: Arc<Desk>,
     common: Common,
 }
 
 impl Listener {
     /// A listener on a socket that is bound already, for it outlives the incarnations.
-    pub fn new(line: Lifeline, socket: Arc<Bound>, desk: Arc<Desk>, common: Common) -> Self {
-        Self { _line: line, socket, desk, common }
+    pub fn new(line: Lifeline, socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common) -> Self {
+        Self { _line: line, socket, ours, desk, common }
     }
 
     /// What a listener on `socket` looks like from outside.
@@ -231,19 +235,26 @@ impl Actor for Listener {
             log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())),
             ..self.common.clone()
         };
-        ctx.spawn(listen(self.socket.clone(), self.desk.clone(), common).into_actor(self));
+        ctx.spawn(listen(self.socket.clone(), self.ours, self.desk.clone(), common).into_actor(self));
     }
 }
 
 supervised!(Listener);
 
-async fn listen(socket: Arc<Bound>, desk: Arc<Desk>, common: Common) {
+async fn listen(socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common) {
     if let Bound::Udp(socket) = &*socket {
         let _reader = common.readers.token();
         return datagrams::receive(socket, &desk, common).await;
     }
     match socket.acceptor() {
-        Ok(acceptor) => accept(&acceptor, &desk, common).await,
+        Ok(acceptor) => {
+            let ending = common.ending.clone();
+            accept(&acceptor, &desk, common).await;
+            if ours && *ending.borrow() {
+                // Who connects from now on is refused, and so knows that nothing was taken.
+                socket.shut();
+            }
+        }
         Err(error) => error!(common.log, "cannot listen"; "error" => %error),
     }
 }

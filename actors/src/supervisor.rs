@@ -223,7 +223,8 @@ type Start<A> = Box<dyn Fn() -> (Addr<A>, oneshot::Receiver<()>) + Send>;
 struct Shared<A: Actor> {
     /// The living incarnation, and all who want to know of the next.
     current: Mutex<(Addr<A>, Vec<Publish<A>>)>,
-    start: Mutex<Start<A>>,
+    /// What makes the next incarnation; `None` once there is to be none.
+    start: Mutex<Option<Start<A>>>,
     /// The next end is one that we asked for.
     renewing: AtomicBool,
     stopping: AtomicBool,
@@ -260,7 +261,7 @@ where
         let current = Mutex::new((addr, Vec::new()));
         let shared = Arc::new(Shared {
             current,
-            start: Mutex::new(start),
+            start: Mutex::new(Some(start)),
             renewing: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         });
@@ -302,10 +303,29 @@ where
     /// Ends the living incarnation, and starts the next by `make`: with other settings. What an actor has in hand
     /// outlives it on any end, so this one loses nothing either.
     pub fn renew(&self, make: impl Fn(Lifeline) -> A + Clone + Send + 'static) {
-        *self.shared.start.lock().unwrap_or_else(PoisonError::into_inner) =
-            starter(self.arbiter.clone(), make);
+        self.make_next_by(make);
         self.shared.renewing.store(true, Ordering::Release);
         self.retire();
+    }
+
+    fn make_next_by(&self, make: impl Fn(Lifeline) -> A + Clone + Send + 'static) {
+        *self.shared.start.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(starter(self.arbiter.clone(), make));
+    }
+
+    /// Tells the living incarnation of other settings, and starts the next by `make`: nothing that it has in hand is
+    /// touched.
+    pub fn configure<M>(&self, make: impl Fn(Lifeline) -> A + Clone + Send + 'static, settings: M)
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<M>,
+        Context<A>: ToEnvelope<A, M>,
+    {
+        self.make_next_by(make);
+        let addr = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        // If it has just ended by itself, the next incarnation is made with them.
+        actix_rt::spawn(async move { drop(addr.send(settings).await) });
     }
 
     /// Ends the living incarnation, without waiting for it.
@@ -317,9 +337,10 @@ where
         });
     }
 
-    /// From now on its end is its end.
+    /// From now on its end is its end. What the next incarnation would have been made of is dropped.
     pub fn let_go(&self) {
         self.shared.stopping.store(true, Ordering::Release);
+        self.shared.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Those who wait for the next incarnation learn that there is none.
         self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
     }
@@ -355,7 +376,8 @@ async fn supervise<A: Actor<Context = Context<A>>>(
             let restarts = vitals.restarts.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             warn!(log, "an actor ended and is started again"; "actor" => &vitals.name, "restarts" => restarts);
         }
-        let (addr, next) = (shared.start.lock().unwrap_or_else(PoisonError::into_inner))();
+        let made = shared.start.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|start| start());
+        let Some((addr, next)) = made else { return };
         died = next;
         vitals.answered();
         let mut current = shared.current.lock().unwrap_or_else(PoisonError::into_inner);

@@ -107,7 +107,7 @@ pub(super) struct Crew {
     collector: Supervised<Collector>,
     forwarder: Supervised<Forwarder>,
     forwarder_status: forwarder::SharedStatus,
-    keystone: Option<(Supervised<KeystoneAuth>, keystone_auth::SharedStatus)>,
+    keystone: Option<Keystone>,
     /// None only while the crew is made: they show the rest of it.
     figures: Option<Figures>,
     hand: Hand,
@@ -146,9 +146,10 @@ impl Crew {
 
         let keystone =
             keystone_options(settings, tls, &log, keystone_auth::SharedStatus::default()).map(|options| {
-                let status = options.status.clone();
-                let make = make_keystone(options);
-                (Supervised::start("keystone", Arbiter::current(), storms.clone(), log.clone(), make), status)
+                let make = make_keystone(options.clone());
+                let actor =
+                    Supervised::start("keystone", Arbiter::current(), storms.clone(), log.clone(), make);
+                Keystone { actor, options }
             });
         let forwarder = {
             let options = options::forwarder(settings, auth(keystone.as_ref()), tls.clone());
@@ -165,6 +166,7 @@ impl Crew {
             live: alive,
             ledger: ground.spool.ledger().clone(),
             taps: Taps::default(),
+            ending: stopped.clone(),
             stop: stopped,
             permits: Arc::new(Semaphore::new(settings.connections as usize)),
             undecoded_bytes: Arc::new(AtomicUsize::new(0)),
@@ -217,8 +219,8 @@ impl Crew {
         self.listeners.iter().map(|running| running.door.desk.clone()).collect()
     }
 
-    /// Goes on with other settings: actors that have others of their own are made anew, endpoints come and go. What is
-    /// in hand, in the spool and on open connections stays.
+    /// Goes on with other settings. Actors are told of them, and live on: what is in flight ends as it began, and nothing
+    /// that was learned is forgotten. Keystone's actor is made anew if it would ask otherwise now. Endpoints come and go.
     pub(super) async fn apply(
         &mut self,
         settings: &Settings,
@@ -227,14 +229,19 @@ impl Crew {
         tls: &Arc<ClientConfig>,
     ) {
         let log = self.ground.log.clone();
-        if let Some((actor, status)) = &self.keystone
-            && let Some(options) = keystone_options(settings, tls, &log, status.clone())
+        if let Some(keystone) = &mut self.keystone
+            && let Some(options) = keystone_options(settings, tls, &log, keystone.options.status.clone())
+            && !keystone.options.is_same(&options)
         {
-            actor.renew(make_keystone(options));
+            keystone.actor.renew(make_keystone(options.clone()));
+            keystone.options = options;
         }
         let options = options::forwarder(settings, auth(self.keystone.as_ref()), tls.clone());
-        self.forwarder.renew(make_forwarder(options, &self.ground, &self.forwarder_status));
-        self.collector.renew(make_collector(options::collector(settings), &self.hand, &self.forwarder));
+        let make = make_forwarder(options.clone(), &self.ground, &self.forwarder_status);
+        self.forwarder.configure(make, forwarder::Configure(options));
+        let options = options::collector(settings);
+        let make = make_collector(options, &self.hand, &self.forwarder);
+        self.collector.configure(make, collector::Configure(options));
         self.live.send_replace(live(settings));
         if let Err(error) = self.ground.spool.configure(options::spool_policy(settings)).await {
             error!(log, "the spool goes on by its old limits"; "error" => %error);
@@ -267,13 +274,13 @@ impl Crew {
 
     fn sources(&self, settings: &Settings, shown: Value) -> Sources {
         let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
-        vitals.extend(self.keystone.iter().map(|(actor, _)| actor.vitals()));
+        vitals.extend(self.keystone.iter().map(|keystone| keystone.actor.vitals()));
         vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
         vitals.extend(self.figures.iter().map(|figures| figures.metrics.vitals()));
         Sources {
             spool: self.ground.spool.clone(),
             forwarder: self.forwarder_status.clone(),
-            keystone: self.keystone.as_ref().map(|(_, status)| status.clone()),
+            keystone: self.keystone.as_ref().map(|keystone| keystone.options.status.clone()),
             listeners: self.desks(),
             taps: self.common.taps.clone(),
             vitals,
@@ -295,12 +302,20 @@ impl Crew {
         for running in &self.listeners {
             running.stop.send_replace(true);
         }
+        // What a full spool keeps out would end with the process.
+        if let Err(error) = self.ground.spool.last_call().await {
+            error!(log, "the spool may not take everything"; "error" => %error);
+        }
         let readers = self.common.readers;
         readers.close();
         if timeout(READERS_TIMEOUT, readers.wait()).await.is_err() {
             warn!(log, "some connections did not end in time"; "connections" => readers.len());
         }
-        self.listeners.iter().for_each(|running| running.actor.let_go());
+        for Running { actor, .. } in self.listeners {
+            actor.let_go();
+            // Its socket closes with it.
+            actor.retire();
+        }
         // Neither of these is data: one that is given up loses nothing.
         let seal = self.collector.link();
         if timeout(STORE_TIMEOUT, seal.ask(|| collector::Drain)).await.is_err() {
@@ -313,7 +328,7 @@ impl Crew {
         }
         self.collector.let_go();
         self.forwarder.let_go();
-        self.keystone.iter().for_each(|(actor, _)| actor.let_go());
+        self.keystone.iter().for_each(|keystone| keystone.actor.let_go());
         self.figures.iter().for_each(|figures| figures.metrics.let_go());
         if let Err(error) = self.ground.spool.close().await {
             error!(log, "the spool could not be closed in order"; "error" => %error);
@@ -327,7 +342,11 @@ impl Crew {
 
 // === What each actor is made of ===
 
-type Keystone = (Supervised<KeystoneAuth>, keystone_auth::SharedStatus);
+/// Keystone's actor, and what it was made of.
+struct Keystone {
+    actor: Supervised<KeystoneAuth>,
+    options: keystone_auth::Options,
+}
 
 fn keystone_options(
     settings: &Settings,
@@ -347,7 +366,7 @@ fn make_keystone(
 }
 
 fn auth(keystone: Option<&Keystone>) -> Option<forwarder::Auth> {
-    keystone.map(|(actor, _)| forwarder::Auth { get: actor.link(), rejected: actor.link() })
+    keystone.map(|Keystone { actor, .. }| forwarder::Auth { get: actor.link(), rejected: actor.link() })
 }
 
 fn make_forwarder(
@@ -372,7 +391,8 @@ fn listen(door: Door, common: &listener::Common, storms: &Storms) -> Running {
     let (stop, stopped) = watch::channel(false);
     let common = listener::Common { stop: stopped, ..common.clone() };
     let (socket, desk, log) = (door.socket.clone(), door.desk.clone(), common.log.clone());
-    let make = move |line| Listener::new(line, socket.clone(), desk.clone(), common.clone());
+    let ours = !matches!(door.transport, Transport::Systemd { .. });
+    let make = move |line| Listener::new(line, socket.clone(), ours, desk.clone(), common.clone());
     let name = format!("listener {}", door.desk.endpoint);
     let actor = Supervised::start(name, Arbiter::current(), storms.clone(), log, make);
     Running { door, actor, stop }
@@ -403,10 +423,9 @@ fn decoding_arbiters() -> io::Result<Vec<actix_rt::ArbiterHandle>> {
 
 /// The closing line, whose figures add up.
 fn last_line(ledger: &mut Ledger, spool_keeps: bool, log: &Logger) -> ExitCode {
-    let lost = if spool_keeps { ledger.open } else { ledger.buffered() };
+    let lost = ledger.stopped(spool_keeps);
     if lost > 0 {
         error!(log, "datapoints are lost with this process: there is no spool that took them"; "datapoints" => lost);
-        ledger.stopped(lost);
     }
     info!(log, "stopped";
         "received" => ledger.received, "skipped" => sum(&ledger.skipped), "buffered" => ledger.buffered(),

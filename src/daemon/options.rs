@@ -84,12 +84,12 @@ pub(super) fn forwarder(
             payload_rows_max: settings.max_rows,
             in_flight_max: settings.concurrency,
             backoff: Backoff { base: BACKOFF_BASE.min(settings.backoff_max), max: settings.backoff_max },
-            newest_first: settings.catch_up == CatchUp::NewestFirst,
             authenticates: auth.is_some(),
         },
         auth,
         target: target(settings, tls),
         encoding: encoding(settings),
+        keeps: settings.spool != SpoolPlace::Memory,
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
         }
         Notice::Unblocked => info!(log, "the spool takes metrics again"),
         Notice::Dropped { reason, rows } => {
-            warn!(log, "datapoints are dropped by policy"; "reason" => reason, "datapoints" => rows);
+            warn!(log, "datapoints are dropped by policy"; "reason" => reason.label(), "datapoints" => rows);
         }
         Notice::DiskFull => {
             error!(
@@ -156,6 +156,9 @@ pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
         Notice::DiskFree => info!(log, "the disk of the spool has room again"),
         Notice::Unattributed { errors } => {
             warn!(log, "Blueflood refused rows that were not in the payload"; "errors" => errors);
+        }
+        Notice::AuditFailed(what) => {
+            error!(log, "the queue is not what the spool holds, which is a bug: it is made anew out of the spool"; "seen" => what);
         }
         Notice::Replayed { rows } => debug!(log, "dead letters are sent again"; "datapoints" => rows),
     }

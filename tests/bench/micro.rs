@@ -13,12 +13,13 @@ use actors::core::backoff::Backoff;
 use actors::core::blueflood::Verdict;
 use actors::core::chunk::{Encoding, Sealer};
 use actors::core::line::Lines;
-use actors::core::outbox::{Action, Event, Limits, Meta, Outbox};
+use actors::core::outbox::{Action, Bounds, Due, Event, Leased, Limits, Meta, Outbox};
 use actors::core::payload;
+use actors::core::queue::Queue;
 use actors::core::row::{Array, Rows};
 use actors::spool::open::Place;
 use actors::spool::store::Sync;
-use actors::spool::{Batch, Options, Policy, Spool, WhenFull};
+use actors::spool::{Ask, Batch, Options, Policy, Spool, WhenFull};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use load::{FRAME, Protocol};
 use tempfile::TempDir;
@@ -130,30 +131,42 @@ fn outbox(c: &mut Criterion) {
         payload_rows_max: 2_000,
         in_flight_max: 4,
         backoff: Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) },
-        newest_first: false,
         authenticates: false,
     };
     group.throughput(Throughput::Elements(CHUNK_ROWS));
     group.bench_function("a chunk from its append to its settlement", |b| {
-        let mut outbox = Outbox::new(limits, None);
+        let (mut outbox, mut queue) = (Outbox::new(limits), Queue::new(false, 0));
         let (mut id, now, took) = (0, Duration::ZERO, Duration::from_millis(2));
+        queue.filled(&[], true);
         b.iter(|| {
             id += 1;
-            let meta = Meta { id, rows: 2_000, raw_bytes: 320_000 };
-            let mut events = vec![Event::Appended(meta)];
+            queue.added(Meta { id, rows: 2_000, raw_bytes: 320_000 }, false);
+            let mut events = vec![Event::Poke];
             while let Some(event) = events.pop() {
                 for action in outbox.apply(event, now, 0.5) {
                     events.extend(match action {
+                        Action::Lease { bounds, due, .. } => {
+                            let leased: Vec<_> = queue.next(bounds, due);
+                            let chunks: Vec<_> = leased.into_iter().map(|meta| queue.lease(meta)).collect();
+                            let payloads = match chunks.is_empty() {
+                                true => Vec::new(),
+                                false => vec![Leased { chunks, apart: None }],
+                            };
+                            Some(Event::Leased { payloads, waiting: queue.waiting(bounds, due) })
+                        }
                         Action::Send { parcel, .. } => {
                             Some(Event::Answered { parcel, verdict: Verdict::Stored, took })
                         }
-                        Action::Settle { parcel, .. } => {
-                            Some(Event::Settled { parcel, requeued: Vec::new() })
+                        Action::Settle { parcel, chunks, .. } => {
+                            for id in chunks {
+                                queue.settled(id);
+                            }
+                            Some(Event::Settled { parcel, pieces: Vec::new() })
                         }
-                        Action::Refill { .. } => Some(Event::Refilled { metas: Vec::new(), end: true }),
-                        Action::Say(_) => None,
+                        Action::Try { .. } | Action::Say(_) => None,
                     });
                 }
+                queue.take_back();
             }
         })
     });
@@ -206,10 +219,14 @@ fn spool(c: &mut Criterion) {
                 },
                 |(folder, opened)| {
                     runtime.block_on(async {
-                        for meta in opened.0.scan(None, SPOOLED).await.unwrap() {
-                            black_box(opened.0.load(vec![meta.id]).await.unwrap());
+                        let bounds = Bounds { rows_max: 2_000, bytes_max: 1 << 20 };
+                        let ask = Ask { payloads: 1, bounds, due: Due::All, apart: false };
+                        loop {
+                            let granted = black_box(opened.0.lease(ask).await.unwrap());
+                            let Some(payload) = granted.payloads.first() else { break };
+                            let ids = payload.leases.iter().map(|lease| lease.meta.id).collect();
                             let fate = actors::core::outbox::Fate::Delivered { unconfirmed: false };
-                            opened.0.settle(vec![meta.id], fate).await.unwrap();
+                            opened.0.settle(ids, fate).await.unwrap();
                         }
                     });
                     // Dropped by criterion, outside of what is measured.

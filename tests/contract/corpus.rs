@@ -39,7 +39,7 @@ fn every_answer_is_a_verdict() {
         let verdict = classify(&Answer { status, retry_after: None, body, now: SystemTime::UNIX_EPOCH });
         assert_eq!(matches!(verdict, Verdict::Stored), status == 200, "{name}: {verdict:?}");
         assert_eq!(
-            matches!(verdict, Verdict::Refused(_) | Verdict::StoredExcept(_)),
+            matches!(verdict, Verdict::Refused(_) | Verdict::StoredExcept { .. }),
             String::from_utf8_lossy(body).contains("\"source\":\"") || name.starts_with("named-"),
             "{name}: {verdict:?}"
         );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Exponential backoff with full jitter: a wait drawn evenly from nothing to `base * 2^tries`, at most `max`.
 /// So many daemons that failed together do not come back together.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The longest first wait.
     pub base: Duration,

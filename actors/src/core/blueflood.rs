@@ -15,9 +15,6 @@ use super::row::RowsRef;
 /// Bytes of a body, after inflation, over which Blueflood does not answer at all (2.6).
 pub const BODY_BYTES_MAX: usize = 1_048_576;
 
-/// The longest `Retry-After` that is obeyed: a typing error of an operator must not stop us for a year.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
 /// What one POST came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -26,9 +23,12 @@ pub enum Verdict {
     /// Blueflood's store timed out: perhaps stored, and writing the same again is harmless (5).
     Unconfirmed,
     /// The named rows are refused, the rest is stored.
-    StoredExcept(Vec<RowError>),
-    /// Some rows are refused, but the answer does not say which.
-    StoredExceptUnknown,
+    StoredExcept {
+        /// The named rows.
+        errors: Vec<RowError>,
+        /// What the answer says beside them: other rows are refused too, and it does not say which.
+        unexplained: Option<String>,
+    },
     /// Nothing is stored, and the named rows are why.
     Refused(Vec<RowError>),
     /// Nothing is stored, and the answer does not say which row is why.
@@ -41,12 +41,19 @@ pub enum Verdict {
     Misconfigured(String),
     /// Nothing that Blueflood is known to answer: nothing will pass until somebody looks.
     Unexpected(String),
-    /// A failure that passes by itself.
-    Unavailable {
+    /// An answer that tells of a failure: it may pass by itself, or the payload may have caused it.
+    Failing {
+        /// The HTTP status: 408, 429, or 500 and more.
+        status: u16,
         /// What was seen, for the log.
         cause: String,
         /// Blueflood's own word on when to come back.
         retry_after: Option<Duration>,
+    },
+    /// Nobody was reached: nothing was sent, and it passes by itself.
+    Unreachable {
+        /// What was seen, for the log.
+        cause: String,
     },
     /// No whole answer came: the rows may be stored or not, and sending them again is harmless.
     NoAnswer {
@@ -58,6 +65,34 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether Blueflood says that it took the payload, but for rows that it names.
+    pub fn took_payload(&self) -> bool {
+        matches!(self, Verdict::Stored | Verdict::Unconfirmed | Verdict::StoredExcept { .. })
+    }
+
+    /// Whether Blueflood judged the payload, or rows of it, and so works.
+    pub fn names_rows(&self) -> bool {
+        matches!(self, Verdict::Refused(_) | Verdict::RefusedWhole(_) | Verdict::TooLarge)
+    }
+
+    /// Whether every row is stored, or its refusal is told: the operator need not look.
+    pub fn is_success(&self) -> bool {
+        matches!(
+            self,
+            Verdict::Stored | Verdict::StoredExcept { unexplained: None, .. } | Verdict::Refused(_)
+        )
+    }
+
+    /// Whether something answered.
+    pub fn reached_blueflood(&self) -> bool {
+        !matches!(self, Verdict::Unreachable { .. } | Verdict::NoAnswer { .. })
+    }
+
+    /// Whether the payload's size may be the cause.
+    pub fn may_be_its_size(&self) -> bool {
+        matches!(self, Verdict::NoAnswer { may_be_size: true, .. })
+    }
+
     /// What it is, in words for an operator.
     pub fn words(&self) -> String {
         let named = |errors: &[RowError]| match errors.first() {
@@ -67,14 +102,15 @@ impl Verdict {
         match self {
             Verdict::Stored => "stored".to_owned(),
             Verdict::Unconfirmed => "HTTP 202: Blueflood's store timed out".to_owned(),
-            Verdict::StoredExcept(errors) | Verdict::Refused(errors) => named(errors),
-            Verdict::StoredExceptUnknown => "HTTP 207 with a list that cannot be read".to_owned(),
+            Verdict::StoredExcept { unexplained: Some(text), .. } => format!("HTTP 207: {text}"),
+            Verdict::StoredExcept { errors, .. } | Verdict::Refused(errors) => named(errors),
             Verdict::Unauthorized => "HTTP 401: the token is missing, wrong or out of date".to_owned(),
             Verdict::TooLarge => "the payload is too large".to_owned(),
             Verdict::RefusedWhole(text)
             | Verdict::Misconfigured(text)
             | Verdict::Unexpected(text)
-            | Verdict::Unavailable { cause: text, .. }
+            | Verdict::Failing { cause: text, .. }
+            | Verdict::Unreachable { cause: text }
             | Verdict::NoAnswer { cause: text, .. } => text.clone(),
         }
     }
@@ -106,6 +142,9 @@ pub struct Answer<'a> {
     pub now: SystemTime,
 }
 
+/// What is said of a 207 whose list of refused rows is none.
+const UNREADABLE: &str = "its list of refused rows could not be read";
+
 /// What an answer means: the table in the README.
 pub fn classify(answer: &Answer<'_>) -> Verdict {
     let status = answer.status;
@@ -113,8 +152,10 @@ pub fn classify(answer: &Answer<'_>) -> Verdict {
         200 | 201 | 204 => Verdict::Stored,
         202 => Verdict::Unconfirmed,
         207 => match Errors::read(answer.body) {
-            Some(Errors { rows, .. }) if !rows.is_empty() => Verdict::StoredExcept(rows),
-            _ => Verdict::StoredExceptUnknown,
+            Some(Errors { rows, whole }) if !rows.is_empty() || whole.is_some() => {
+                Verdict::StoredExcept { errors: rows, unexplained: whole }
+            }
+            _ => Verdict::StoredExcept { errors: Vec::new(), unexplained: Some(UNREADABLE.to_owned()) },
         },
         400 => match Errors::read(answer.body) {
             Some(Errors { rows, whole: None }) if !rows.is_empty() => Verdict::Refused(rows),
@@ -126,7 +167,8 @@ pub fn classify(answer: &Answer<'_>) -> Verdict {
         300..=399 | 403 | 404 | 405 => Verdict::Misconfigured(describe(answer)),
         // 501 is a method that Blueflood does not know, so no failure of its store.
         501 => Verdict::Unexpected(describe(answer)),
-        408 | 429 | 500..=599 => Verdict::Unavailable {
+        408 | 429 | 500..=599 => Verdict::Failing {
+            status,
             cause: describe(answer),
             retry_after: answer.retry_after.and_then(|header| retry_after(header, answer.now)),
         },
@@ -137,11 +179,10 @@ pub fn classify(answer: &Answer<'_>) -> Verdict {
 /// `Retry-After` in both its forms, seconds and a date (RFC 9110, 10.2.3).
 fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     let header = header.trim();
-    let wait = match header.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(header).ok()?.duration_since(now).unwrap_or_default(),
-    };
-    Some(wait.min(RETRY_AFTER_MAX))
+    match header.parse::<u64>() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(httpdate::parse_http_date(header).ok()?.duration_since(now).unwrap_or_default()),
+    }
 }
 
 /// The status and the first words of the body, in one line that is safe in a log.
@@ -269,7 +310,7 @@ mod tests {
     fn the_answers_of_the_real_blueflood_mean_what_the_table_says() {
         assert_eq!(verdict(200, ""), Verdict::Stored);
         assert_eq!(verdict(202, WHOLE), Verdict::Unconfirmed);
-        assert_eq!(verdict(207, TTL), Verdict::StoredExcept(vec![ttl_error()]));
+        assert_eq!(verdict(207, TTL), Verdict::StoredExcept { errors: vec![ttl_error()], unexplained: None });
         assert_eq!(verdict(400, TTL), Verdict::Refused(vec![ttl_error()]));
         assert_eq!(verdict(400, WHOLE), Verdict::RefusedWhole("Cannot parse content".into()));
         assert_eq!(verdict(401, ""), Verdict::Unauthorized);
@@ -283,42 +324,54 @@ mod tests {
             assert!(matches!(verdict(status, ""), Verdict::Unexpected(_)), "{status}");
         }
         for status in [408, 429, 500, 502, 503, 504, 599] {
-            assert!(matches!(verdict(status, ""), Verdict::Unavailable { .. }), "{status}");
+            assert!(matches!(verdict(status, ""), Verdict::Failing { .. }), "{status}");
         }
+    }
+
+    #[test]
+    fn a_207_that_names_a_row_and_says_more_keeps_what_it_does_not_explain() {
+        let both = TTL.replace("]}", r#",{"timestamp":null,"metricName":"","message":"Persisted failed"}]}"#);
+        assert_eq!(
+            verdict(207, &both),
+            Verdict::StoredExcept { errors: vec![ttl_error()], unexplained: Some("Persisted failed".into()) }
+        );
     }
 
     #[test]
     fn a_list_that_cannot_be_read_is_not_taken_for_an_empty_one() {
         for body in ["", "No valid metrics", "{\"errors\":[", "{\"errors\":[]}", WHOLE, "null", "[]"] {
-            assert_eq!(verdict(207, body), Verdict::StoredExceptUnknown, "{body}");
+            assert!(
+                matches!(verdict(207, body), Verdict::StoredExcept { errors, unexplained: Some(_) } if errors.is_empty()),
+                "{body}"
+            );
             assert!(matches!(verdict(400, body), Verdict::RefusedWhole(_)), "{body}");
         }
     }
 
     #[test]
-    fn retry_after_is_obeyed_in_both_its_forms_and_within_bounds() {
+    fn retry_after_is_read_in_both_its_forms() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
         let wait = |header| match classify(&Answer { status: 429, retry_after: Some(header), body: b"", now })
         {
-            Verdict::Unavailable { retry_after, .. } => retry_after,
+            Verdict::Failing { retry_after, .. } => retry_after,
             other => panic!("{other:?}"),
         };
         assert_eq!(wait("120"), Some(Duration::from_secs(120)));
         assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(Duration::from_secs(60)));
         assert_eq!(wait("Sun, 06 Nov 1994 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(wait("99999999999"), Some(RETRY_AFTER_MAX));
+        assert_eq!(wait("99999999999"), Some(Duration::from_secs(99_999_999_999)));
         assert_eq!(wait("soon"), None);
     }
 
     #[test]
     fn what_stands_in_a_log_is_one_short_line() {
-        let Verdict::Unavailable { cause, .. } = verdict(503, &"a\nb".repeat(1000)) else { panic!() };
+        let Verdict::Failing { cause, .. } = verdict(503, &"a\nb".repeat(1000)) else { panic!() };
         assert!(
             cause.starts_with("HTTP 503: a ba b") && cause.len() < 300 && !cause.contains('\n'),
             "{cause}"
         );
         assert!(
-            matches!(verdict(500, WHOLE), Verdict::Unavailable { cause, .. } if cause == "HTTP 500: Cannot parse content")
+            matches!(verdict(500, WHOLE), Verdict::Failing { cause, .. } if cause == "HTTP 500: Cannot parse content")
         );
     }
 

@@ -7,21 +7,27 @@
 
 use std::collections::BTreeMap;
 
-use super::row::Skipped;
+use super::{
+    reason::Dropped,
+    row::Skipped,
+    tally::{Move, Place, Tally},
+};
 
 /// Counts by reason.
 pub type ByReason = BTreeMap<String, u64>;
 
-/// Where the datapoints are. `buffered` is `open + spooled`.
+/// Where the datapoints are. `buffered` is `open + held + spooled`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Decoded from the wire.
     pub received: u64,
     /// Well-formed, and not forwardable.
     pub skipped: ByReason,
-    /// In hand: decoded, and not yet in the spool.
+    /// In hand: decoded, and not yet given to the spool.
     pub open: u64,
-    /// In the spool, waiting or in flight.
+    /// Given to the spool, which holds them in memory for Blueflood's answer.
+    pub held: u64,
+    /// In the spool's file, waiting or in flight.
     pub spooled: u64,
     /// Blueflood answered for them: stored.
     pub delivered: u64,
@@ -64,26 +70,6 @@ impl Decoded {
     }
 }
 
-/// A place in which a datapoint's way ends.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Stored by Blueflood.
-    pub delivered: u64,
-    /// Of these, never answered better than 202.
-    pub unconfirmed: u64,
-    /// Refused by Blueflood, by reason.
-    pub refused: ByReason,
-    /// Given up, by policy.
-    pub dropped: ByReason,
-}
-
-impl Settled {
-    /// Datapoints that left the spool.
-    pub fn rows(&self) -> u64 {
-        self.delivered.saturating_add(sum(&self.refused)).saturating_add(sum(&self.dropped))
-    }
-}
-
 impl Ledger {
     /// Bytes were decoded.
     pub fn decoded(&mut self, decoded: &Decoded) {
@@ -101,54 +87,59 @@ impl Ledger {
         add(&mut self.malformed, reason, 1);
     }
 
-    /// Rows in hand are in the spool now.
-    pub fn spooled(&mut self, rows: u64) {
-        self.open = self.open.saturating_sub(rows);
-        self.spooled = self.spooled.saturating_add(rows);
-    }
-
-    /// The spool could not keep rows after all: they are in hand again.
-    pub fn unspooled(&mut self, rows: u64) {
-        self.spooled = self.spooled.saturating_sub(rows);
-        self.open = self.open.saturating_add(rows);
-    }
-
-    /// Rows in hand were given up before the spool had them.
-    pub fn dropped_in_hand(&mut self, reason: &str, rows: u64) {
-        self.open = self.open.saturating_sub(rows);
-        add(&mut self.dropped, reason, rows);
-    }
-
-    /// Rows end with the process, for no spool has them.
-    pub fn stopped(&mut self, rows: u64) {
-        let in_hand = rows.min(self.open);
-        self.dropped_in_hand("stopped", in_hand);
-        self.spooled = self.spooled.saturating_sub(rows.saturating_sub(in_hand));
-        add(&mut self.dropped, "stopped", rows.saturating_sub(in_hand));
-    }
-
-    /// Rows left the spool.
-    pub fn settled(&mut self, settled: &Settled) {
-        self.spooled = self.spooled.saturating_sub(settled.rows());
-        self.delivered = self.delivered.saturating_add(settled.delivered);
-        self.unconfirmed = self.unconfirmed.saturating_add(settled.unconfirmed);
-        merge(&mut self.refused, &settled.refused);
-        merge(&mut self.dropped, &settled.dropped);
-    }
-
-    /// Refused rows are in the spool again, to be sent once more.
-    pub fn replayed(&mut self, refused: &ByReason) {
-        for (reason, &n) in refused {
-            if let Some(counter) = self.refused.get_mut(reason) {
-                *counter = counter.saturating_sub(n);
+    /// Moves datapoints as `tally` says. Beside [`Ledger::decoded`] and [`Ledger::malformed`], which count what comes in,
+    /// nothing else changes a ledger.
+    pub fn apply(&mut self, tally: &Tally) {
+        for &Move { from, to, n } in tally.moves() {
+            self.change(from, |count| {
+                debug_assert!(*count >= n, "{n} datapoints leave {from:?}, which has {count}");
+                *count = count.saturating_sub(n);
+            });
+            self.change(to, |count| *count = count.saturating_add(n));
+            match (from, to) {
+                (Place::Wire, _) => self.received = self.received.saturating_add(n),
+                (_, Place::Wire) => self.received = self.received.saturating_sub(n),
+                _ => {}
             }
         }
-        self.spooled = self.spooled.saturating_add(sum(refused));
+        self.unconfirmed = self.unconfirmed.saturating_add(tally.unconfirmed);
+        self.dead_letters_discarded =
+            self.dead_letters_discarded.saturating_add(tally.dead_letters_discarded);
     }
 
-    /// Held here: in hand and in the spool.
+    fn change(&mut self, place: Place, change: impl FnOnce(&mut u64)) {
+        let by_reason = match place {
+            Place::Wire => return,
+            Place::Open => return change(&mut self.open),
+            Place::Held => return change(&mut self.held),
+            Place::Spooled => return change(&mut self.spooled),
+            Place::Delivered => return change(&mut self.delivered),
+            Place::Skipped(_) => &mut self.skipped,
+            Place::Refused(_) => &mut self.refused,
+            Place::Dropped(_) => &mut self.dropped,
+        };
+        let (_, reason) = place.key();
+        match by_reason.get_mut(reason) {
+            Some(count) => change(count),
+            None => change(by_reason.entry(reason.to_owned()).or_default()),
+        }
+    }
+
+    /// All that no file keeps ends with the process: how many datapoints that is.
+    pub fn stopped(&mut self, keeps: bool) -> u64 {
+        let mut tally = Tally::default();
+        tally.add(Place::Open, Place::Dropped(Dropped::Stopped), self.open);
+        tally.add(Place::Held, Place::Dropped(Dropped::Stopped), self.held);
+        if !keeps {
+            tally.add(Place::Spooled, Place::Dropped(Dropped::Stopped), self.spooled);
+        }
+        self.apply(&tally);
+        tally.moves().map(|each| each.n).sum()
+    }
+
+    /// Kept here: in hand, and with the spool in memory and in its file.
     pub fn buffered(&self) -> u64 {
-        self.open.saturating_add(self.spooled)
+        self.open.saturating_add(self.held).saturating_add(self.spooled)
     }
 
     /// By how much the law is broken: received less all the places. Anything but 0 is a bug.
@@ -197,27 +188,33 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::core::reason::Refused;
 
     proptest! {
         #[test]
-        fn the_law_holds_whatever_moves_where(moves in prop::collection::vec((0u8..6, 0u64..1000), 0..200)) {
+        fn the_law_holds_whatever_moves_where(moves in prop::collection::vec((0u8..7, 0u64..1000), 0..200)) {
             let mut ledger = Ledger::default();
             for (what, n) in moves {
+                let mut tally = Tally::default();
                 match what {
                     0 => ledger.decoded(&Decoded { rows: n, skipped: [n / 3, 0, 1, 0, 0, 2], names_replaced: 0 }),
                     1 => ledger.malformed("frame"),
-                    2 => ledger.spooled(n.min(ledger.open)),
-                    3 => ledger.dropped_in_hand("spool_full", n.min(ledger.open)),
-                    4 => ledger.settled(&Settled { delivered: n.min(ledger.spooled), ..Settled::default() }),
+                    2 => tally.add(Place::Open, Place::Held, n.min(ledger.open)),
+                    3 => tally.add(Place::Held, Place::Spooled, n.min(ledger.held)),
+                    4 => tally.add(Place::Spooled, Place::Delivered, n.min(ledger.spooled)),
+                    5 => tally.add(Place::Open, Place::Dropped(Dropped::SpoolFull), n.min(ledger.open)),
                     _ => {
                         let n = n.min(ledger.spooled);
-                        let refused = ByReason::from([("ttl".to_owned(), n / 2)]);
-                        let dropped = ByReason::from([("max_age".to_owned(), n - n / 2)]);
-                        ledger.settled(&Settled { refused, dropped, ..Settled::default() });
+                        tally.add(Place::Spooled, Place::Refused(Refused::TtlInSeconds), n / 2);
+                        tally.add(Place::Spooled, Place::Dropped(Dropped::MaxAge), n - n / 2);
                     }
                 }
+                ledger.apply(&tally);
                 prop_assert_eq!(ledger.unaccounted(), 0);
             }
+            let buffered = ledger.buffered();
+            prop_assert_eq!(ledger.stopped(false), buffered);
+            prop_assert_eq!((ledger.buffered(), ledger.unaccounted()), (0, 0));
         }
     }
 

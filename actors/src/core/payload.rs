@@ -5,10 +5,15 @@
 //! block `,` between, the block `]`, an empty last block, the CRC-32 by combination, the length. The real
 //! Blueflood was seen to take and to store such a body (`shared/design.md`).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use crc32fast::Hasher;
 
-use super::chunk::{Chunk, Damaged, Encoding};
+use super::{
+    chunk::{Chunk, Damaged, Encoding, Sealer},
+    row::{Rows, RowsRef},
+};
 
 /// What stands around the rows of a payload of `chunks` chunks, in bytes before compression.
 pub const fn punctuation_bytes(chunks: usize) -> usize {
@@ -33,6 +38,40 @@ pub fn compose(chunks: &[Chunk], encoding: Encoding) -> Result<Bytes, Damaged> {
         Encoding::Deflate => Ok(compose_gzip(chunks)),
         Encoding::Plain => compose_plain(chunks),
     }
+}
+
+/// A few rows at random out of the chunks of a payload, at most `rows` of them. `pick` draws a number below its argument.
+///
+/// # Errors
+/// [`Damaged`] if a chunk does not read back.
+pub fn sample(chunks: &[Chunk], rows: u32, mut pick: impl FnMut(u32) -> u32) -> Result<Rows, Damaged> {
+    let all: u32 = chunks.iter().fold(0, |all, chunk| all.saturating_add(chunk.rows));
+    let mut picked: BTreeSet<u32> = BTreeSet::new();
+    // Twice the same row is one row less, which matters to nobody.
+    picked.extend((0..rows.min(all)).map(|_| pick(all)));
+    let mut sample = Rows::default();
+    let mut first: u32 = 0;
+    for chunk in chunks {
+        let next = first.saturating_add(chunk.rows);
+        if picked.range(first..next).next().is_some() {
+            let opened = chunk.open()?;
+            for (row, text) in (first..next).zip(opened.as_ref().iter()) {
+                if picked.contains(&row) {
+                    sample.append(RowsRef { text, count: 1 });
+                }
+            }
+        }
+        first = next;
+    }
+    Ok(sample)
+}
+
+/// The body of a POST of these rows alone.
+///
+/// # Errors
+/// Those of [`compose`].
+pub fn of_rows(rows: Rows, encoding: Encoding) -> Result<Bytes, Damaged> {
+    compose(&[Sealer::new(encoding).seal(&rows.into())], encoding)
 }
 
 fn compose_plain(chunks: &[Chunk]) -> Result<Bytes, Damaged> {
@@ -123,10 +162,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::{
-        chunk::{Sealer, tests::rows},
-        row::Rows,
-    };
+    use crate::core::chunk::tests::rows;
+
+    #[test]
+    fn a_sample_is_a_few_of_the_rows_each_whole() {
+        let chunks: Vec<_> = ["a", "b", "c"]
+            .map(|name| Sealer::new(Encoding::Deflate).seal(&rows(name, 10).into()))
+            .into_iter()
+            .collect();
+        let mut numbers = [3, 25, 25, 29].into_iter();
+        let sample = sample(&chunks, 4, |all| numbers.next().unwrap() % all).unwrap();
+        let names: Vec<_> = sample
+            .as_ref()
+            .iter()
+            .filter_map(|row| crate::core::row::name(row).map(<[u8]>::to_vec))
+            .collect();
+        assert_eq!(names, [b"a.3".to_vec(), b"c.5".to_vec(), b"c.9".to_vec()]);
+        assert_eq!(sample.count, 3);
+    }
 
     proptest! {
         #[test]

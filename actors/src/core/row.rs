@@ -235,6 +235,14 @@ impl<'a> RowsRef<'a> {
     }
 }
 
+/// The name in a row, as it stands there: with its prefix, and escaped.
+pub fn name(row: &[u8]) -> Option<&[u8]> {
+    // A name cannot contain it, for a quote within a name is escaped.
+    const BEFORE: &[u8] = b",\"metricName\":\"";
+    let start = memmem::find(row, BEFORE)?.saturating_add(BEFORE.len());
+    row.get(start..)?.strip_suffix(b"\"}")
+}
+
 /// What every row of a daemon has in common.
 #[derive(Debug, Clone)]
 pub struct Encoder {

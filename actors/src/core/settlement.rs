@@ -4,6 +4,7 @@
 use super::{
     blueflood::{self, RowError},
     outbox::Fate,
+    reason::Refused,
     row::{Rows, RowsRef},
 };
 
@@ -12,8 +13,8 @@ use super::{
 pub struct DeadLetter {
     /// The row as it was sent.
     pub row: Vec<u8>,
-    /// The `reason` under which it is counted.
-    pub reason: &'static str,
+    /// Why, as it is counted.
+    pub reason: Refused,
     /// Blueflood's words.
     pub message: String,
 }
@@ -35,17 +36,22 @@ pub struct Settlement {
 pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
     match fate {
         Fate::Delivered { .. } => Settlement { delivered: rows.count.into(), ..Settlement::default() },
-        Fate::DeliveredExcept(errors) => {
+        Fate::DeliveredExcept { errors, unexplained } => {
             let sorted = blueflood::sort(rows, errors);
             let mut refused: Vec<_> = sorted.named.into_iter().map(dead_letter).collect();
             let mut delivered = sorted.unnamed.len() as u64;
-            if sorted.unmatched > 0 {
+            let unexplained = match (unexplained, sorted.unmatched) {
+                (Some(text), _) => Some(format!("HTTP 207: {text}")),
+                (None, 0) => None,
+                (None, _) => {
+                    Some(format!("HTTP 207 that names rows which were not sent: {}", first_message(errors)))
+                }
+            };
+            if let Some(message) = unexplained {
                 // One of the rows that are left is refused, and nothing says which: to call them all delivered would
                 // hide a loss, and a replay of those that are stored is harmless.
-                let message =
-                    format!("HTTP 207 that names rows which were not sent: {}", first_message(errors));
                 delivered = 0;
-                refused.extend(sorted.unnamed.iter().map(|row| letter(row, "unattributed", &message)));
+                refused.extend(sorted.unnamed.iter().map(|row| letter(row, Refused::Unattributed, &message)));
             }
             Settlement { delivered, refused, unmatched: sorted.unmatched, ..Settlement::default() }
         }
@@ -54,26 +60,19 @@ pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
             let refused: Vec<_> = sorted.named.into_iter().map(dead_letter).collect();
             let requeued = match (refused.is_empty(), rows.count) {
                 // A list that names none of these rows cannot be told from one that names none at all.
-                (true, 0..=1) => return refuse_all(rows, "unnamed", &first_message(errors)),
+                (true, 0..=1) => return refuse_all(rows, Refused::Unnamed, &first_message(errors)),
                 (true, _) => halve(rows),
                 (false, _) => join(&sorted.unnamed).into_iter().collect(),
             };
             Settlement { refused, requeued, unmatched: sorted.unmatched, ..Settlement::default() }
         }
-        Fate::RefusedAll { reason, message } => refuse_all(rows, reason, message),
+        Fate::RefusedAll { reason, message } => refuse_all(rows, *reason, message),
         Fate::Halved => Settlement { requeued: halve(rows), ..Settlement::default() },
     }
 }
 
 fn dead_letter((row, error): (&[u8], RowError)) -> DeadLetter {
-    // A bounded set of labels, whatever a server writes.
-    let reason = match error.field.as_str() {
-        "metricName" => "metricName",
-        "metricValue" => "metricValue",
-        "collectionTime" => "collectionTime",
-        "ttlInSeconds" => "ttlInSeconds",
-        _ => "other",
-    };
+    let reason = Refused::of_field(&error.field);
     DeadLetter { row: row.to_vec(), reason, message: format!("{}: {}", error.field, error.message) }
 }
 
@@ -81,14 +80,14 @@ fn first_message(errors: &[RowError]) -> String {
     errors.first().map(|error| format!("{}: {}", error.field, error.message)).unwrap_or_default()
 }
 
-fn refuse_all(rows: RowsRef<'_>, reason: &'static str, message: &str) -> Settlement {
+fn refuse_all(rows: RowsRef<'_>, reason: Refused, message: &str) -> Settlement {
     Settlement {
         refused: rows.iter().map(|row| letter(row, reason, message)).collect(),
         ..Settlement::default()
     }
 }
 
-fn letter(row: &[u8], reason: &'static str, message: &str) -> DeadLetter {
+fn letter(row: &[u8], reason: Refused, message: &str) -> DeadLetter {
     DeadLetter { row: row.to_vec(), reason, message: message.to_owned() }
 }
 
@@ -124,15 +123,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_goes_to_exactly_one_place(n in 1u32..200, named in prop::collection::btree_set(0u32..400, 0..50), what in 0u8..5) {
+        fn every_row_goes_to_exactly_one_place(n in 1u32..200, named in prop::collection::btree_set(0u32..400, 0..50), what in 0u8..6) {
             let all = rows("a", n);
             let errors: Vec<_> = named.iter().map(|i| error(format!("a.{i}"))).collect();
             let hits = named.iter().filter(|&&i| i < n).count() as u64;
             let fate = match what {
                 0 => Fate::Delivered { unconfirmed: false },
-                1 => Fate::DeliveredExcept(errors),
+                1 => Fate::DeliveredExcept { errors, unexplained: None },
+                5 => Fate::DeliveredExcept { errors, unexplained: Some("Persisted failed".into()) },
                 2 => Fate::RefusedNamed(errors),
-                3 => Fate::RefusedAll { reason: "unnamed", message: "no".into() },
+                3 => Fate::RefusedAll { reason: Refused::Unnamed, message: "no".into() },
                 _ => Fate::Halved,
             };
             let settlement = settle(all.as_ref(), &fate);
@@ -143,6 +143,9 @@ mod tests {
                 prop_assert_eq!(settlement.refused.len() as u64, if unmatched == 0 { hits } else { n.into() });
                 prop_assert_eq!(settlement.unmatched as u64, unmatched);
             }
+            if what == 5 {
+                prop_assert_eq!(settlement.refused.len() as u64, u64::from(n), "nobody knows which are stored");
+            }
             if what == 2 && hits == 0 && n > 1 {
                 prop_assert_eq!(settlement.requeued.len(), 2);
             }
@@ -152,10 +155,13 @@ mod tests {
     #[test]
     fn a_dead_letter_keeps_the_row_and_bluefloods_words() {
         let all = rows("a", 2);
-        let settlement = settle(all.as_ref(), &Fate::DeliveredExcept(vec![error("a.1".into())]));
+        let settlement = settle(
+            all.as_ref(),
+            &Fate::DeliveredExcept { errors: vec![error("a.1".into())], unexplained: None },
+        );
         let [letter] = settlement.refused.as_slice() else { panic!("{settlement:?}") };
         assert!(String::from_utf8_lossy(&letter.row).contains("\"a.1\""));
-        assert_eq!(letter.reason, "ttlInSeconds");
+        assert_eq!(letter.reason, Refused::TtlInSeconds);
         assert_eq!(letter.message, "ttlInSeconds: must be between 1 and 2147483647");
     }
 }

@@ -38,6 +38,14 @@ pub struct Target {
     pub concurrency: u32,
 }
 
+impl Target {
+    /// Whether connections to `other` are as good as those to this one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let trust = Arc::ptr_eq(&self.tls, &other.tls) || !other.url.starts_with("https:");
+        trust && self.url == other.url && self.concurrency == other.concurrency
+    }
+}
+
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -178,9 +186,7 @@ fn failure(error: &SendRequestError) -> Verdict {
             cause: "the connection was closed without an answer".into(),
             may_be_size: false,
         },
-        SendRequestError::Connect(_) => {
-            Verdict::Unavailable { cause: tls::explain(error), retry_after: None }
-        }
+        SendRequestError::Connect(_) => Verdict::Unreachable { cause: tls::explain(error) },
         SendRequestError::Send(io) => Verdict::NoAnswer {
             cause: format!("the connection broke while sending: {}", tls::explain(error)),
             may_be_size: matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
@@ -195,6 +201,6 @@ fn failure(error: &SendRequestError) -> Verdict {
         }
         SendRequestError::Response(error) => Verdict::Unexpected(format!("no HTTP answer: {error}")),
         SendRequestError::Url(error) => Verdict::Misconfigured(error.to_string()),
-        other => Verdict::Unavailable { cause: other.to_string(), retry_after: None },
+        other => Verdict::Unreachable { cause: other.to_string() },
     }
 }

@@ -93,6 +93,17 @@ impl Bound {
         matches!(self, Bound::Udp(_))
     }
 
+    /// Takes no more connections, for all who hold this socket.
+    pub(super) fn shut(&self) {
+        let shut = |socket: socket2::SockRef<'_>| socket.shutdown(std::net::Shutdown::Both);
+        // If it cannot be shut, it closes with the process.
+        let _ = match self {
+            Bound::Tcp(listener) | Bound::Tls(listener, _) => shut(listener.into()),
+            Bound::Unix(listener, _) => shut(listener.into()),
+            Bound::Udp(_) => Ok(()),
+        };
+    }
+
     /// The same socket for an accept loop of its own.
     pub(super) fn acceptor(&self) -> io::Result<Acceptor> {
         match self {

@@ -111,6 +111,10 @@ impl View {
         if unaccounted != 0 {
             wrong.push(format!("{unaccounted} datapoints are unaccounted for, which is a bug"));
         }
+        if self.spool.audit_failures != 0 {
+            let times = self.spool.audit_failures;
+            wrong.push(format!("the queue was not what the spool holds, {times} times, which is a bug"));
+        }
         wrong
     }
 
@@ -144,7 +148,7 @@ impl View {
 
     /// What `/stats` shows.
     pub fn json(&self) -> Value {
-        let Ledger { skipped, open, spooled, refused, dropped, malformed, .. } = &self.ledger;
+        let Ledger { skipped, open, held, spooled, refused, dropped, malformed, .. } = &self.ledger;
         let forwarder = &self.forwarder;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -161,6 +165,7 @@ impl View {
                 "dropped": sum(dropped),
                 "unaccounted": i64::try_from(self.ledger.unaccounted()).unwrap_or(i64::MAX),
                 "in_hand": open,
+                "held": held,
                 "in_spool": spooled,
                 "unconfirmed": self.ledger.unconfirmed,
                 "names_replaced": self.ledger.names_replaced,
@@ -180,6 +185,7 @@ impl View {
                 "concurrency": forwarder.outbox.concurrency,
                 "set_aside": forwarder.outbox.set_aside,
                 "retries": forwarder.outbox.retries,
+                "trials": forwarder.outbox.trials,
                 "posts": forwarder.posts,
                 "bytes_sent": forwarder.bytes_sent,
                 "payload_bytes_max": forwarder.outbox.payload_bytes_max,
@@ -207,6 +213,9 @@ impl View {
                 "bytes_max": self.spool_bytes_max,
                 "oldest_time": self.spool.oldest_ms.map(|ms| ms / 1000),
                 "blocked": self.spool.blocked,
+                "waits": self.spool.waits,
+                "series_apart": self.spool.series_apart,
+                "audit_failures": self.spool.audit_failures,
                 "dead_letter_bytes": self.spool.dead_letter_bytes,
                 "dead_letters_discarded": self.ledger.dead_letters_discarded,
             },
@@ -259,7 +268,7 @@ impl View {
         page.one(
             "datapoints_buffered",
             "gauge",
-            "Datapoints held here, in hand and in the spool.",
+            "Datapoints kept here: in hand, and with the spool.",
             ledger.buffered(),
         );
         page.one(
@@ -335,6 +344,12 @@ impl View {
             "Requests that were a second or later try.",
             forwarder.outbox.retries,
         );
+        page.one(
+            "posts_trial_total",
+            "counter",
+            "Requests of a few datapoints, to see whether Blueflood works.",
+            forwarder.outbox.trials,
+        );
         page.one("posts_in_flight", "gauge", "Requests under way.", forwarder.outbox.in_flight);
         page.one("sent_bytes_total", "counter", "Bytes of request bodies, as sent.", forwarder.bytes_sent);
         page.one(
@@ -372,6 +387,18 @@ impl View {
             "gauge",
             "1 while the spool takes nothing.",
             u8::from(self.spool.blocked.is_some()),
+        );
+        page.one(
+            "audit_failures_total",
+            "counter",
+            "Times that the queue was not what the spool holds: anything but 0 is a bug.",
+            self.spool.audit_failures,
+        );
+        page.one(
+            "series_apart",
+            "gauge",
+            "Series that Blueflood never takes, whose datapoints are tried by themselves.",
+            self.spool.series_apart.len(),
         );
         page.one("dead_letters_bytes", "gauge", "Bytes of the dead letters.", self.spool.dead_letter_bytes);
         page.one(

@@ -2,10 +2,12 @@
 //! the ledger, in one SQLite file on a thread of its own. It never decides what is sent, and never waits for a
 //! socket.
 //!
-//! A request is answered after the commit, and requests that wait together are one transaction. Only a new chunk may
-//! be held in memory for a moment ([`Policy::hold`]), never longer than a row may wait unwritten anyway: Blueflood
-//! often answers first, and then it is only counted. In the file the ledger is changed in the same transaction as the
-//! data, so that the law holds across `kill -9`.
+//! Nobody else knows what waits: the thread owns the index of it ([`crate::core::queue`]), and hands out leases.
+//!
+//! A request is answered after the commit, and requests that wait together are one transaction. A new chunk is kept in
+//! memory for up to [`Policy::hold`], at most until its oldest row is [`Policy::unwritten_max`] old. If Blueflood's answer
+//! comes first, the chunk is never written; only the ledger is. In the file the ledger is changed in the same transaction
+//! as the data, so that the law holds across `kill -9`.
 
 pub mod inspect;
 pub mod open;
@@ -21,7 +23,7 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -31,8 +33,10 @@ use crate::core::{
     chunk::{Chunk, Encoding},
     histogram::Histogram,
     ledger::Ledger,
-    outbox::{ChunkId, Fate, Meta},
+    outbox::Fate,
     printable::printable,
+    queue::{Bounds, ChunkId, Due, Lease, Waiting},
+    reason::Dropped,
     row::Array,
     settlement::DeadLetter,
 };
@@ -45,13 +49,20 @@ pub struct Batch {
     pub rows: Array,
     /// When the oldest of them came, in milliseconds since 1970.
     pub received_ms: i64,
+    /// Whether it is due as soon as it is stored: the send interval ended with it.
+    pub due: bool,
     stored: AtomicBool,
 }
 
 impl Batch {
     /// Rows, the oldest of which came at `received_ms`.
     pub fn new(rows: impl Into<Array>, received_ms: i64) -> Self {
-        Self { rows: rows.into(), received_ms, stored: AtomicBool::new(false) }
+        Self { rows: rows.into(), received_ms, due: false, stored: AtomicBool::new(false) }
+    }
+
+    /// The same rows, due at once if `due`.
+    pub fn due(self, due: bool) -> Self {
+        Self { due, ..self }
     }
 
     /// Whether the spool has it.
@@ -138,14 +149,20 @@ impl std::error::Error for SpoolError {}
 pub struct Status {
     /// Bytes of the file that are in use.
     pub used_bytes: u64,
-    /// Its newest chunk.
-    pub newest: Option<ChunkId>,
     /// When its oldest row came, in milliseconds since 1970.
     pub oldest_ms: Option<i64>,
     /// Bytes of rows and messages in the dead letters.
     pub dead_letter_bytes: u64,
     /// Why it takes nothing now: a full disk, or the cap with `--spool_full block`.
     pub blocked: Option<String>,
+    /// Since when something is due, and nothing has been leased.
+    pub due_since: Option<Instant>,
+    /// Whether anything waits, due or not.
+    pub waits: bool,
+    /// Series that were proven bad, whose rows are tried by themselves.
+    pub series_apart: Vec<String>,
+    /// How often the index of what waits was not what the file holds: anything but 0 is a bug.
+    pub audit_failures: u64,
     /// How old datapoints were when Blueflood had answered for them.
     pub delays: Histogram,
     /// The last row that Blueflood refused, by reason.
@@ -174,7 +191,7 @@ impl Refused {
 
     /// The last of each reason.
     fn last_of(letters: &[DeadLetter], refused_ms: i64) -> BTreeMap<String, Self> {
-        let last: BTreeMap<_, _> = letters.iter().map(|letter| (letter.reason, letter)).collect();
+        let last: BTreeMap<_, _> = letters.iter().map(|letter| (letter.reason.label(), letter)).collect();
         let shown = |letter: &DeadLetter| Self::new(&letter.row, &letter.message, refused_ms);
         last.into_iter().map(|(reason, letter)| (reason.to_owned(), shown(letter))).collect()
     }
@@ -184,10 +201,13 @@ impl Default for Status {
     fn default() -> Self {
         Self {
             used_bytes: 0,
-            newest: None,
             oldest_ms: None,
             dead_letter_bytes: 0,
             blocked: None,
+            due_since: None,
+            waits: false,
+            series_apart: Vec::new(),
+            audit_failures: 0,
             delays: delays(),
             refused: BTreeMap::new(),
         }
@@ -210,8 +230,8 @@ pub enum Notice {
     Unblocked,
     /// Rows were dropped by a stated policy.
     Dropped {
-        /// Which policy: the `reason` in the ledger.
-        reason: &'static str,
+        /// Which policy.
+        reason: Dropped,
         /// How many rows.
         rows: u64,
     },
@@ -229,6 +249,8 @@ pub enum Notice {
         /// How many rows.
         rows: u64,
     },
+    /// The index of what waits is not what the file holds, or what is due is not sent: it is made anew.
+    AuditFailed(String),
 }
 
 /// The ledger, shared by all who count: locked for one change at a time, never across a wait.
@@ -251,13 +273,50 @@ impl SharedLedger {
 type Reply<T> = oneshot::Sender<Result<T, SpoolError>>;
 
 enum Request {
-    Append(Arc<Batch>, Reply<Option<Meta>>),
-    Settle(Vec<ChunkId>, Fate, Reply<Vec<Meta>>),
+    Append(Arc<Batch>, Reply<bool>),
+    Flush(Reply<()>),
+    Lease(Ask, Reply<Granted>),
     Load(Vec<ChunkId>, Reply<Vec<Chunk>>),
-    Scan(Option<ChunkId>, usize, Reply<Vec<Meta>>),
-    Newest(Reply<Option<ChunkId>>),
+    Settle(Vec<ChunkId>, Fate, Reply<Vec<Lease>>),
     Configure(Policy, Reply<()>),
+    LastCall(Reply<()>),
+    Reindex(String, Reply<()>),
     Close(Reply<()>),
+    #[cfg(test)]
+    Chunks(Reply<Vec<crate::core::queue::Meta>>),
+}
+
+/// What is asked of the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask {
+    /// At most so many payloads.
+    pub payloads: usize,
+    /// What bounds each. A chunk that is larger is divided.
+    pub bounds: Bounds,
+    /// What is due.
+    pub due: Due,
+    /// Of series that are kept apart, instead of all others.
+    pub apart: bool,
+}
+
+/// One payload that is leased, with the bodies of its chunks.
+#[derive(Debug)]
+pub struct Payload {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// The chunks, in the same order.
+    pub chunks: Vec<Chunk>,
+    /// Of a series that is kept apart: whether it is proven bad.
+    pub apart: Option<bool>,
+}
+
+/// What the queue gives.
+#[derive(Debug)]
+pub struct Granted {
+    /// The payloads; fewer than were asked for if no more is due.
+    pub payloads: Vec<Payload>,
+    /// What waits behind them.
+    pub waiting: Waiting,
 }
 
 /// Requests in the channel, at most. Its users have a few under way each, so it is never full unless one is wrong.
@@ -326,23 +385,39 @@ impl Spool {
     }
 
     /// Seals and stores a batch; answered when it is committed or, with [`Policy::hold`], safe in this thread's hand,
-    /// however long the spool is full. `None` if it was stored before.
+    /// however long the spool is full: whether something may be due now.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub async fn append(&self, batch: Arc<Batch>) -> Result<Option<Meta>, SpoolError> {
+    pub async fn append(&self, batch: Arc<Batch>) -> Result<bool, SpoolError> {
         self.ask(|reply| Request::Append(batch, reply)).await
     }
 
-    /// Carries out the fate of chunks; the new ones, of rows that need another try.
+    /// The send interval is over: what is here is due.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn flush(&self) -> Result<(), SpoolError> {
+        self.ask(Request::Flush).await
+    }
+
+    /// The next payloads, leased to the caller: who drops a lease gives its chunk back.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; nothing is leased then.
+    pub async fn lease(&self, ask: Ask) -> Result<Granted, SpoolError> {
+        self.ask(|reply| Request::Lease(ask, reply)).await
+    }
+
+    /// Carries out the fate of chunks; the new ones, of rows that need another try, are leased to the caller.
     ///
     /// # Errors
     /// [`SpoolError`]; nothing has changed then.
-    pub async fn settle(&self, chunks: Vec<ChunkId>, fate: Fate) -> Result<Vec<Meta>, SpoolError> {
+    pub async fn settle(&self, chunks: Vec<ChunkId>, fate: Fate) -> Result<Vec<Lease>, SpoolError> {
         self.ask(|reply| Request::Settle(chunks, fate, reply)).await
     }
 
-    /// Reads chunks, in the order given. Those that are gone or damaged are left out.
+    /// Reads chunks that are leased, in the order given. Those that are gone are left out.
     ///
     /// # Errors
     /// [`SpoolError`].
@@ -350,20 +425,26 @@ impl Spool {
         self.ask(|reply| Request::Load(chunks, reply)).await
     }
 
-    /// Chunks beyond `from` in the order of the catch-up, at most `max`.
+    /// The daemon stops: from now on the cap does not count, so that what is in hand is kept.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub async fn scan(&self, from: Option<ChunkId>, max: usize) -> Result<Vec<Meta>, SpoolError> {
-        self.ask(|reply| Request::Scan(from, max, reply)).await
+    pub async fn last_call(&self) -> Result<(), SpoolError> {
+        self.ask(Request::LastCall).await
     }
 
-    /// The newest chunk.
+    /// The index of what waits is wrong, for the reason that is given: it is made anew out of the file.
     ///
     /// # Errors
     /// [`SpoolError`].
-    pub async fn newest(&self) -> Result<Option<ChunkId>, SpoolError> {
-        self.ask(Request::Newest).await
+    pub async fn reindex(&self, why: String) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Reindex(why, reply)).await
+    }
+
+    /// Every chunk that is here.
+    #[cfg(test)]
+    async fn chunks(&self) -> Result<Vec<crate::core::queue::Meta>, SpoolError> {
+        self.ask(Request::Chunks).await
     }
 
     /// Goes on by other rules.

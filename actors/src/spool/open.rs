@@ -12,7 +12,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::store::{self, Loaded, Store, Sync};
-use crate::core::{ledger::Ledger, outbox::ChunkId};
+use crate::core::{ledger::Ledger, queue::ChunkId};
 
 /// Where the spool is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -348,6 +348,7 @@ fn salvage(
         store.count("unconfirmed", "", recorded.unconfirmed)?;
         store.count("names_replaced", "", recorded.names_replaced)?;
         store.count("dead_letters_discarded", "", recorded.dead_letters_discarded)?;
+        store.count("spooled", "", salvage.rows)?;
         store.count("dropped", "damaged", salvage.lost.unwrap_or(0))?;
         store.count_by_reason("dropped", &recorded.dropped)?;
         store.count_by_reason("refused", &recorded.refused)?;

@@ -10,8 +10,9 @@ use super::Refused;
 use crate::core::{
     chunk::{Chunk, Encoding},
     ledger::{ByReason, Ledger},
-    outbox::{ChunkId, Meta},
+    queue::{ChunkId, Meta},
     settlement::DeadLetter,
+    tally::{Move, Tally},
 };
 
 /// Written into the file's header, so that `file(1)` and we can tell whose it is: "BFwd".
@@ -152,7 +153,7 @@ impl Store {
         if ledger.unaccounted() != 0 || u64::try_from(rows) != Ok(ledger.spooled) {
             return Err(damage("its ledger does not add up"));
         }
-        self.newest()?;
+        self.oldest_ms()?;
         self.dead_letter_bytes()?;
         if self.last_id()? > ID_MAX {
             return Err(damage("it has no numbers left for chunks"));
@@ -189,7 +190,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Stores a chunk under a number that no other ever had.
+    /// Stores a chunk under a number that no other ever had. Its rows are counted by the caller.
     ///
     /// # Errors
     /// SQLite's.
@@ -213,7 +214,6 @@ impl Store {
             body_crc,
             &*chunk.body
         ])?;
-        self.count("spooled", "", chunk.rows.into())?;
         Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
     }
 
@@ -236,7 +236,7 @@ impl Store {
         self.db.prepare_cached("SELECT 1 FROM chunk WHERE id = ?1")?.exists([id])
     }
 
-    /// Removes chunks; the rows of those that were still there.
+    /// Removes chunks; the rows of those that were still there. They are counted by the caller.
     ///
     /// # Errors
     /// SQLite's.
@@ -260,7 +260,6 @@ impl Store {
                 each(removed.into(), received_ms);
             }
         }
-        self.uncount("spooled", "", rows)?;
         Ok(rows)
     }
 
@@ -280,12 +279,20 @@ impl Store {
         statement.query_map(params![from, max], meta)?.collect()
     }
 
-    /// The largest number that a chunk ever had, if there is a chunk.
+    /// How many chunks there are, and how many of them beyond `edge` in the order of the queue.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn newest(&self) -> Result<Option<ChunkId>> {
-        self.db.query_row("SELECT max(id) FROM chunk", [], |row| row.get(0))
+    pub fn count_chunks(&self, edge: Option<ChunkId>, newest_first: bool) -> Result<(usize, usize)> {
+        let sql = if newest_first {
+            "SELECT count(*), coalesce(sum(id < ?1), 0) FROM chunk"
+        } else {
+            "SELECT count(*), coalesce(sum(id > ?1), 0) FROM chunk"
+        };
+        let count = |n: i64| usize::try_from(n).unwrap_or(0);
+        self.db
+            .prepare_cached(sql)?
+            .query_row([edge], |row| Ok((count(row.get(0)?), count(row.get::<_, i64>(1)?))))
     }
 
     /// The highest number that is known to have been given to a chunk.
@@ -312,16 +319,15 @@ impl Store {
         if id > known { self.db.prepare_cached(sql)?.execute([id]).map(|_| ()) } else { Ok(()) }
     }
 
-    /// The oldest chunk that came before `received_ms`, if there is one.
+    /// The oldest chunks, at most `max`, each with when its oldest row came.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn oldest_before(&self, received_ms: i64) -> Result<Option<ChunkId>> {
+    pub fn oldest(&self, max: usize) -> Result<Vec<(ChunkId, i64)>> {
         let mut statement =
-            self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT 1")?;
-        let oldest: Option<(ChunkId, i64)> =
-            statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        Ok(oldest.filter(|&(_, at)| at < received_ms).map(|(id, _)| id))
+            self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT ?1")?;
+        let max = i64::try_from(max).unwrap_or(i64::MAX);
+        statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
 
     /// When the oldest row that is still here came, in milliseconds since 1970.
@@ -351,7 +357,13 @@ impl Store {
             "INSERT INTO dead_letter (refused_ms, payload, reason, message, row) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         for DeadLetter { row, reason, message } in letters {
-            statement.execute(params![refused_ms, payload, reason, message, String::from_utf8_lossy(row)])?;
+            statement.execute(params![
+                refused_ms,
+                payload,
+                reason.label(),
+                message,
+                String::from_utf8_lossy(row)
+            ])?;
         }
         Ok(())
     }
@@ -381,7 +393,7 @@ impl Store {
         self.db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| u64::try_from(n).unwrap_or(0))
     }
 
-    /// Removes the oldest dead letter; its bytes.
+    /// Removes the oldest dead letter; its bytes. It is counted by the caller.
     ///
     /// # Errors
     /// SQLite's.
@@ -391,9 +403,6 @@ impl Store {
              RETURNING length(row) + length(message)",
         )?;
         let bytes: Option<i64> = statement.query_row([], |row| row.get(0)).optional()?;
-        if bytes.is_some() {
-            self.count("dead_letters_discarded", "", 1)?;
-        }
         Ok(bytes.map(|n| u64::try_from(n).unwrap_or(0)))
     }
 
@@ -407,6 +416,31 @@ impl Store {
              RETURNING row, reason",
         )?;
         statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
+    /// Moves datapoints as `tally` says: what [`Ledger::apply`] does in memory. The file does not count what is only in
+    /// memory, so what comes from there is received now.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn apply(&self, tally: &Tally) -> Result<()> {
+        for &Move { from, to, n } in tally.moves() {
+            match (from.is_in_file(), to.is_in_file()) {
+                (false, true) => self.count("received", "", n)?,
+                (true, false) => self.uncount("received", "", n)?,
+                _ => {}
+            }
+            if from.is_in_file() {
+                let (place, reason) = from.key();
+                self.uncount(place, reason, n)?;
+            }
+            if to.is_in_file() {
+                let (place, reason) = to.key();
+                self.count(place, reason, n)?;
+            }
+        }
+        self.count("unconfirmed", "", tally.unconfirmed)?;
+        self.count("dead_letters_discarded", "", tally.dead_letters_discarded)
     }
 
     /// Adds to a count of the ledger.

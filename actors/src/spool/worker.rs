@@ -15,7 +15,8 @@ use std::{
 
 use self::fresh::{Fresh, Kept};
 use super::{
-    Batch, Notice, Options, Refused, Reply, Request, SharedLedger, SpoolError, Status, WhenFull,
+    Ask, Batch, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError, Status,
+    WhenFull,
     open::{self, Known, Opened, Place},
     reserve::Reserve,
     store::{self, Loaded, Store},
@@ -23,10 +24,14 @@ use super::{
 use crate::core::{
     chunk::{Chunk, Sealer},
     histogram::Histogram,
-    ledger::{self, ByReason, Ledger, Settled},
-    outbox::{ChunkId, Fate, Meta},
-    row::{Rows, RowsRef},
+    ledger::{self, Ledger},
+    outbox::Fate,
+    printable::printable,
+    queue::{Bounds, ChunkId, Due, Lease, Meta, Queue},
+    reason::{self, Dropped},
+    row::{self, Rows, RowsRef},
     settlement::{self, Settlement},
+    tally::{Place as Where, Tally},
 };
 
 /// How often it looks after itself when nothing is asked of it.
@@ -50,6 +55,13 @@ const SLACK_BYTES: u64 = 64 << 10;
 /// Dead letters put back in one chunk.
 const REPLAY_ROWS_MAX: u32 = 1_000;
 
+/// How often the index of what waits is counted again, at most: it may take a thousandth of the time. A test has no minute
+/// to wait.
+const AUDIT_EVERY: Duration = Duration::from_secs(if cfg!(feature = "faults") { 1 } else { 60 });
+
+/// How much of the name of a series is shown, in bytes.
+const SERIES_BYTES_SHOWN: usize = 200;
+
 /// What a file needs beside its chunks: tables, indexes, the ends of pages.
 const OVERHEAD_BYTES: u64 = 128 << 10;
 
@@ -65,7 +77,7 @@ pub(super) struct Worker {
     status: Arc<Mutex<Status>>,
     dead_letter_bytes: u64,
     /// Batches that wait for room.
-    waiting: VecDeque<(Arc<Batch>, Reply<Option<Meta>>)>,
+    waiting: VecDeque<(Arc<Batch>, Reply<bool>)>,
     blocked: Option<String>,
     reserve: Option<Reserve>,
     /// The reserve is given up: until the disk has room for it again, the file does not grow.
@@ -73,54 +85,70 @@ pub(super) struct Worker {
     data_version: Option<i64>,
     delays: Histogram,
     /// Dropped, by policy, and not yet said.
-    dropped: BTreeMap<&'static str, u64>,
+    dropped: BTreeMap<Dropped, u64>,
     said_dropped: Option<Instant>,
     /// The last of each reason.
     refused: BTreeMap<String, Refused>,
     fresh: Fresh,
+    /// What waits, and what is leased.
+    queue: Queue,
+    /// The bounds that were asked with last.
+    bounds: Bounds,
+    /// Since when something is due, and nothing has been leased.
+    due_since: Option<Instant>,
+    audit_at: Instant,
+    audit_failures: u64,
     /// The highest number that a chunk has.
     last_id: ChunkId,
-    /// What was delivered out of memory, and is not yet counted in the file.
-    unwritten: Unwritten,
+    /// What was settled out of memory, and is not yet counted in the file.
+    unwritten: Tally,
+    /// The daemon stops: the cap does not count any more.
+    last_call: bool,
     /// What the file looked like, and whether it has changed since.
     file: FileStatus,
     changed: bool,
     say: Box<dyn Fn(Notice) + Send>,
 }
 
-/// A change to the ledger in memory, made once the same change is committed.
-type Change = Box<dyn FnOnce(&mut Ledger)>;
-
 /// Chunks, their fate, and who asked.
-type Settle = (Vec<ChunkId>, Fate, Reply<Vec<Meta>>);
-
-/// Rows of chunks that Blueflood had answered for before they had to be written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Unwritten {
-    delivered: u64,
-    unconfirmed: u64,
-}
+type Settle = (Vec<ChunkId>, Fate, Reply<Vec<Lease>>);
 
 /// What the status says of the file.
 #[derive(Debug, Clone, Copy, Default)]
 struct FileStatus {
     used_bytes: u64,
-    newest: Option<ChunkId>,
     oldest_ms: Option<i64>,
+}
+
+/// A chunk that is new in the queue.
+struct Added {
+    meta: Meta,
+    /// Whether it is due at once.
+    due: bool,
+    /// The series that it is kept apart for.
+    series: Option<Arc<[u8]>>,
 }
 
 /// What one transaction leads to once it is committed.
 #[derive(Default)]
 struct After {
-    changes: Vec<Change>,
+    /// What changes in the ledger, in the file and in memory.
+    tally: Tally,
+    /// What changes in the file only, for memory knows it already.
+    late: Tally,
     notices: Vec<Notice>,
-    dropped: Vec<(&'static str, u64)>,
+    dropped: Vec<(Dropped, u64)>,
     stored: Vec<Arc<Batch>>,
     fresh: Vec<Kept>,
+    added: Vec<Added>,
+    /// Chunks whose way has ended.
+    settled: Vec<ChunkId>,
+    /// Series of which a row passed.
+    passed: Vec<Arc<[u8]>>,
+    /// Series of which a row was proven bad.
+    refused_series: Vec<Vec<u8>>,
     /// Chunks that were held, and are in the file now.
     written_chunks: Vec<ChunkId>,
-    /// Chunks that were held, and need not be.
-    forgotten: Vec<ChunkId>,
     written: Option<Ledger>,
     dead_letter_bytes: i64,
     /// Rows that Blueflood stored, and when they came.
@@ -129,14 +157,9 @@ struct After {
 }
 
 impl After {
-    fn settled(&mut self, settled: Settled) {
-        self.changes.push(Box::new(move |ledger| ledger.settled(&settled)));
-    }
-
-    fn dropped(&mut self, reason: &'static str, rows: u64) {
+    fn dropped(&mut self, reason: Dropped, rows: u64) {
         if rows > 0 {
-            let dropped = ByReason::from([(reason.to_owned(), rows)]);
-            self.settled(Settled { dropped, ..Settled::default() });
+            self.tally.add(Where::Spooled, Where::Dropped(reason), rows);
             self.dropped.push((reason, rows));
         }
     }
@@ -153,6 +176,7 @@ impl Worker {
     ) -> Self {
         let Opened { store, lock, salvage } = opened;
         let sealer = Sealer::new(options.encoding);
+        let queue = Queue::new(options.newest_first, 0);
         let mut worker = Self {
             options,
             store,
@@ -172,13 +196,23 @@ impl Worker {
             said_dropped: None,
             refused: BTreeMap::new(),
             fresh: Fresh::default(),
+            queue,
+            bounds: Bounds { rows_max: u32::MAX, bytes_max: usize::MAX },
+            due_since: None,
+            audit_at: Instant::now() + AUDIT_EVERY,
+            audit_failures: 0,
             last_id: 0,
-            unwritten: Unwritten::default(),
+            unwritten: Tally::default(),
+            last_call: false,
             file: FileStatus::default(),
             changed: true,
             say,
         };
+        // `open` has read all of it before, so an error here can only pass.
         worker.read_counts();
+        let written = worker.written.clone();
+        worker.ledger.change(|ledger| *ledger = written);
+        worker.queue.forget(worker.last_id);
         worker.refused = worker.store.last_dead_letters().unwrap_or_default();
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
@@ -189,13 +223,11 @@ impl Worker {
         worker
     }
 
+    /// Reads what the file counts.
     fn read_counts(&mut self) {
-        // `open` has read both before, so an error here can only pass.
         self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(0);
         self.written = self.store.ledger().unwrap_or_default();
         self.last_id = self.last_id.max(self.store.last_id().unwrap_or(0));
-        let written = self.written.clone();
-        self.ledger.change(|ledger| *ledger = written);
     }
 
     pub(super) fn run(mut self, inbox: &mpsc::Receiver<Request>) {
@@ -233,27 +265,20 @@ impl Worker {
             match request {
                 Request::Append(batch, reply) => self.waiting.push_back((batch, reply)),
                 Request::Settle(chunks, fate, reply) => settles.push((chunks, fate, reply)),
-                // What is read must not be older than what was asked before it.
+                // What is read or leased must not be older than what was asked before it.
+                Request::Flush(reply) => {
+                    self.append_waiting();
+                    self.queue.flushed(self.last_id);
+                    let _ = reply.send(Ok(()));
+                }
+                Request::Lease(ask, reply) => {
+                    self.settle_all(&mut settles);
+                    self.append_waiting();
+                    let _ = reply.send(self.grant(&ask));
+                }
                 Request::Load(chunks, reply) => {
                     self.settle_all(&mut settles);
-                    let held = chunks.iter().all(|&id| self.fresh.get_held(id).is_some());
-                    let load = |worker: &mut Self| worker.load(&chunks);
-                    // Without a transaction what is held costs nothing but this.
-                    let chunks = match held.then(|| load(self)) {
-                        Some(Ok(chunks)) => Ok(chunks),
-                        _ => self.write(|worker, _| load(worker)),
-                    };
-                    let _ = reply.send(chunks);
-                }
-                Request::Scan(from, max, reply) => {
-                    self.settle_all(&mut settles);
-                    self.append_waiting();
-                    let _ = reply.send(self.write(|worker, _| worker.scan(from, max)));
-                }
-                Request::Newest(reply) => {
-                    self.settle_all(&mut settles);
-                    self.append_waiting();
-                    let _ = reply.send(self.write(|worker, _| worker.newest()));
+                    let _ = reply.send(self.read(|worker| worker.load(&chunks)));
                 }
                 Request::Configure(policy, reply) => {
                     self.options.policy = policy;
@@ -262,6 +287,21 @@ impl Worker {
                     }
                     let _ = reply.send(Ok(()));
                 }
+                Request::LastCall(reply) => {
+                    self.last_call = true;
+                    self.append_waiting();
+                    let _ = reply.send(Ok(()));
+                }
+                Request::Reindex(why, reply) => {
+                    self.reindex(why);
+                    let _ = reply.send(Ok(()));
+                }
+                #[cfg(test)]
+                Request::Chunks(reply) => {
+                    self.settle_all(&mut settles);
+                    self.append_waiting();
+                    let _ = reply.send(self.read(Self::chunks));
+                }
                 Request::Close(reply) => close = Some(reply),
             }
         }
@@ -269,7 +309,9 @@ impl Worker {
         self.append_waiting();
         self.show_status();
         let Some(reply) = close else { return false };
-        self.write_last();
+        self.last_call = true;
+        self.append_waiting();
+        self.write_held(|_| true);
         let written = self.write(|worker, after| worker.write_counts(after));
         self.say_dropped();
         let _ = reply.send(written);
@@ -288,7 +330,11 @@ impl Worker {
             let mut after = After::default();
             // As `Store::transaction`, but the work may use the sealer too.
             let done = self.store.db().execute_batch("BEGIN IMMEDIATE").and_then(|()| work(self, &mut after));
-            let done = done.and_then(|done| self.store.db().execute_batch("COMMIT").map(|()| done));
+            let done = done.and_then(|done| {
+                self.store.apply(&after.tally)?;
+                self.store.apply(&after.late)?;
+                self.store.db().execute_batch("COMMIT").map(|()| done)
+            });
             let error = match done {
                 Ok(done) => {
                     self.changed = true;
@@ -304,6 +350,11 @@ impl Worker {
                 return Err(error);
             }
         }
+    }
+
+    /// Runs `work`, which only reads the file.
+    fn read<T>(&mut self, mut work: impl FnMut(&mut Self) -> rusqlite::Result<T>) -> Result<T, SpoolError> {
+        work(self).map_err(|error| self.failed(&error))
     }
 
     /// Gives the reserve up; false if it was given up before.
@@ -325,16 +376,25 @@ impl Worker {
     }
 
     fn follow(&mut self, after: After) {
-        self.ledger.change(|ledger| after.changes.into_iter().for_each(|change| change(ledger)));
+        self.ledger.change(|ledger| ledger.apply(&after.tally));
+        for id in after.settled {
+            self.queue.settled(id);
+            self.fresh.remove(id);
+        }
+        after.passed.iter().for_each(|series| self.queue.passed(series));
+        after.refused_series.iter().for_each(|series| self.queue.refused(series, self.last_id));
+        for Added { meta, due, series } in after.added {
+            match series {
+                Some(series) => self.queue.added_apart(meta, series),
+                None => self.queue.added(meta, due),
+            }
+        }
         after.stored.iter().for_each(|batch| batch.set_stored());
         after.fresh.into_iter().for_each(|kept| self.fresh.keep(kept));
         after.written_chunks.into_iter().for_each(|id| self.fresh.written(id));
-        for id in after.forgotten {
-            self.fresh.remove(id);
-        }
         if let Some(written) = after.written {
             self.written = written;
-            self.unwritten = Unwritten::default();
+            self.unwritten = Tally::default();
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
         let now = now_ms();
@@ -373,25 +433,25 @@ impl Worker {
         let Place::File(path) = self.options.place.clone() else {
             return SpoolError::Disk(error.to_string());
         };
-        // It equals what the file has, or should have, but for the rows in hand and the chunks that are held, which
-        // are in memory only.
-        let mut known = self.ledger.snapshot();
-        let in_hand = std::mem::take(&mut known.open);
-        let held = self.fresh.held_rows();
-        known.spooled = known.spooled.saturating_sub(held);
-        known.received = known.received.saturating_sub(in_hand).saturating_sub(held);
-        let known = Known { ledger: known, last_id: self.last_id };
+        // What the file has, or should have: the ledger, but for what is in memory only.
+        let mut ledger = self.ledger.snapshot();
+        let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
+        ledger.received = ledger.received.saturating_sub(in_memory);
+        let spooled = ledger.spooled;
+        let known = Known { ledger, last_id: self.last_id };
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
             Ok((store, salvage)) => {
                 self.store = store;
-                self.unwritten = Unwritten::default();
+                self.unwritten = Tally::default();
                 self.read_counts();
                 self.fresh.renumber(Instant::now(), &mut self.last_id);
-                self.ledger.change(|ledger| {
-                    ledger.open = in_hand;
-                    ledger.spooled = ledger.spooled.saturating_add(held);
-                    ledger.received = ledger.received.saturating_add(in_hand).saturating_add(held);
-                });
+                self.queue.forget(self.last_id);
+                // Others have counted meanwhile, so the ledger is changed by what the salvage changed, and never set.
+                let salvaged = self.written.spooled;
+                let mut tally = Tally::default();
+                tally.add(Where::Spooled, Where::Dropped(Dropped::Damaged), spooled.saturating_sub(salvaged));
+                tally.add(Where::Wire, Where::Spooled, salvaged.saturating_sub(spooled));
+                self.ledger.change(|ledger| ledger.apply(&tally));
                 (self.say)(Notice::Salvaged(salvage));
                 SpoolError::Replaced
             }
@@ -404,18 +464,21 @@ impl Worker {
         if std::mem::take(&mut self.changed) {
             self.file = FileStatus {
                 used_bytes: self.store.used_bytes().unwrap_or(0),
-                newest: self.store.newest().unwrap_or(None),
                 oldest_ms: self.store.oldest_ms().unwrap_or(None),
             };
         }
-        let FileStatus { used_bytes, newest, oldest_ms } = self.file;
-        let held = |kept: Option<&Kept>| kept.map(|kept| (kept.id, kept.received_ms));
+        let FileStatus { used_bytes, oldest_ms } = self.file;
+        let waiting = self.queue.waiting(self.bounds, Due::Flushed);
+        self.due_since = if waiting.due { self.due_since.or_else(|| Some(Instant::now())) } else { None };
         *status = Status {
             used_bytes: used_bytes.saturating_add(self.fresh.held_bytes() as u64),
-            newest: newest.max(held(self.fresh.held().next_back()).map(|(id, _)| id)),
-            oldest_ms: oldest_ms.or(held(self.fresh.held().next()).map(|(_, received_ms)| received_ms)),
+            oldest_ms: oldest_ms.or(self.fresh.held().next().map(|kept| kept.received_ms)),
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
+            due_since: self.due_since,
+            waits: waiting.any,
+            series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),
+            audit_failures: self.audit_failures,
             delays: self.delays.clone(),
             refused: self.refused.clone(),
         };

@@ -14,11 +14,13 @@ libfuzzer_sys::fuzz_target!(|answer: &[u8]| {
     let status = u16::from_be_bytes([high, low]);
     let retry_after = std::str::from_utf8(body).ok();
     let fate = match classify(&Answer { status, retry_after, body, now: SystemTime::UNIX_EPOCH }) {
-        Verdict::StoredExcept(errors) => Fate::DeliveredExcept(errors),
+        Verdict::StoredExcept { errors, unexplained } => Fate::DeliveredExcept { errors, unexplained },
         Verdict::Refused(errors) => Fate::RefusedNamed(errors),
         _ => return,
     };
+    let explained = !matches!(&fate, Fate::DeliveredExcept { unexplained: Some(_), .. });
     let settled = settle(RowsRef { text: ROWS, count: 2 }, &fate);
     let requeued: u64 = settled.requeued.iter().map(|rows| u64::from(rows.count)).sum();
     assert_eq!(settled.delivered + settled.refused.len() as u64 + requeued, 2);
+    assert!(explained || settled.delivered == 0, "what is not explained is never called delivered");
 });

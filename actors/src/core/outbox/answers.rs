@@ -3,37 +3,32 @@
 
 use std::time::Duration;
 
-use super::{Action, Fate, Gate, Meta, Notice, Now, Outbox, Parcel, ParcelId, Turn};
+use super::{
+    Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, QUIET, Refused, Root,
+    Settling, Trial, Turn, Who,
+    evidence::{HALVE, PIECE, REFUSE, Witness},
+    gate::{Failure, Touch},
+};
 use crate::core::blueflood::Verdict;
 
 /// How often a 202 is answered by sending again, before the rows count as delivered.
 pub(super) const UNCONFIRMED_TRIES: u32 = 3;
 
-/// Failures of one parcel while others pass, after which it is halved.
-const SUSPICION_MAX: u32 = 4;
-
-/// The same where the body's size may be the cause.
-const SUSPICION_SIZE_MAX: u32 = 2;
-
-/// The same for a single row, after which it counts as refused.
-const SUSPICION_ROW_MAX: u32 = 8;
-
-/// Times that one payload got no answer while nothing passed, after which it is halved: only a smaller one can show
-/// whether Blueflood is away, or every payload is larger than something on the way can bear.
-const SILENCES_MAX: u32 = 3;
+/// Parcels that are halved on evidence at a time, at most: a storm of suspicion must not become a storm of POSTs.
+const HALVED_AT_ONCE: usize = 4;
 
 /// A learned limit is never below this, in bytes.
 const LEARNED_BYTES_MIN: usize = 1_024;
 
-/// A limit learned from a time-out, which a slow Blueflood may have caused, is never below this, in bytes; nor is
-/// anything smaller halved for silence alone.
-const LEARNED_BY_TIMEOUT_BYTES_MIN: usize = 65_536;
+/// A limit learned from silence, which a slow Blueflood may have caused, is never below this, in bytes.
+const LEARNED_BY_SILENCE_BYTES_MIN: usize = 65_536;
 
-/// Latency that is this many times the usual one, and over [`LATENCY_HIGH_MIN`], lowers concurrency.
-const LATENCY_HIGH: u32 = 4;
+/// Tries of a suspect that are made at a brisk pace.
+const BRISK_TRIES: u32 = 12;
 
-/// See [`LATENCY_HIGH`].
-const LATENCY_HIGH_MIN: Duration = Duration::from_secs(2);
+/// Failures of the parcel under examination, after which another one is tried, and then after so many more.
+const OTHER_AFTER: u32 = 2;
+const OTHER_EVERY: u32 = 8;
 
 impl Outbox {
     pub(super) fn answered(
@@ -44,14 +39,13 @@ impl Outbox {
         took: Duration,
         turn: &mut Turn,
     ) {
+        if verdict.took_payload() || verdict.names_rows() {
+            self.passed(id, &parcel, took, turn);
+        }
         match verdict {
-            Verdict::Stored => {
-                self.passed(took, turn);
-                self.settle(id, parcel, Fate::Delivered { unconfirmed: false }, turn);
-            }
+            Verdict::Stored => self.settle(id, parcel, Fate::Delivered { unconfirmed: false }, turn),
             Verdict::Unconfirmed => {
-                self.passed(took, turn);
-                self.slow_down();
+                self.gate.slow_down();
                 parcel.unconfirmed = parcel.unconfirmed.saturating_add(1);
                 if parcel.unconfirmed > UNCONFIRMED_TRIES {
                     self.settle(id, parcel, Fate::Delivered { unconfirmed: true }, turn);
@@ -61,112 +55,129 @@ impl Outbox {
                     self.aside.insert(id, parcel);
                 }
             }
-            Verdict::StoredExcept(errors) => {
-                self.passed(took, turn);
-                self.settle(id, parcel, Fate::DeliveredExcept(errors), turn);
+            Verdict::StoredExcept { errors, unexplained } => {
+                self.settle(id, parcel, Fate::DeliveredExcept { errors, unexplained }, turn);
             }
-            Verdict::StoredExceptUnknown => {
-                self.passed(took, turn);
-                let message = "HTTP 207 whose list of refused rows could not be read".to_owned();
-                self.settle(id, parcel, Fate::RefusedAll { reason: "unattributed", message }, turn);
-            }
-            Verdict::Refused(errors) => {
-                self.passed(took, turn);
-                self.settle(id, parcel, Fate::RefusedNamed(errors), turn);
-            }
+            Verdict::Refused(errors) => self.settle(id, parcel, Fate::RefusedNamed(errors), turn),
             Verdict::RefusedWhole(message) => {
-                self.passed(took, turn);
                 parcel.cause = message;
-                self.halve_or_refuse(id, parcel, "unnamed", turn);
+                self.halve_or_refuse(id, parcel, Refused::Unnamed, turn);
             }
             Verdict::TooLarge => {
-                self.passed(took, turn);
-                self.learn_limit(parcel.raw_bytes() / 2, LEARNED_BYTES_MIN, turn);
+                self.learn_limit(parcel.raw_bytes() / 2, false, turn);
                 parcel.cause = "too large for Blueflood or something before it".to_owned();
-                self.halve_or_refuse(id, parcel, "too_large", turn);
+                self.halve_or_refuse(id, parcel, Refused::TooLarge, turn);
             }
             Verdict::Unauthorized if self.limits.authenticates && !parcel.renewed => {
                 parcel.renewed = true;
                 turn.actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: true });
                 self.in_flight.insert(id, parcel);
             }
-            Verdict::Unauthorized if self.limits.authenticates => {
-                self.failed(id, parcel, "HTTP 401 with a new token".to_owned(), None, turn);
+            other => match failure(&other, self.limits.authenticates) {
+                Seen::Wrong(text) => self.misconfigured(parcel.sent_at, text, turn),
+                Seen::Failure { touch, cause, retry_after } => {
+                    parcel.may_be_size = other.may_be_its_size();
+                    self.failed(id, parcel, touch, cause, retry_after, turn);
+                }
+            },
+        }
+    }
+
+    /// A few rows of a parcel were answered.
+    pub(super) fn tried(
+        &mut self,
+        id: ParcelId,
+        mut trial: Trial,
+        verdict: Verdict,
+        took: Duration,
+        turn: &mut Turn,
+    ) {
+        let now = turn.now;
+        if verdict.took_payload() || verdict.names_rows() {
+            self.misconfigured = None;
+            self.gate.passed(took, now, false);
+            self.note(id, true, now);
+            match (&mut self.examination, trial.of.filter(|of| self.aside.contains_key(of))) {
+                (Some(examination), _) => {
+                    examination.other(true);
+                }
+                (None, Some(of)) if !self.gate.is_open() => self.begin_examination(of, turn),
+                (None, _) => {
+                    // Of what passed before, so the gate may open: there is nothing to examine.
+                    if !self.gate.is_open() {
+                        self.open_gate(took, turn);
+                    }
+                }
             }
-            Verdict::Unauthorized => {
-                let text = "HTTP 401: Blueflood wants a token, and no --user is set".to_owned();
-                self.stopped(id, parcel, text, turn);
+            return;
+        }
+        if verdict == Verdict::Unauthorized && self.limits.authenticates && !trial.renewed {
+            // The next one is sent with a new token.
+            trial.renewed = true;
+            let chunks = trial.of.and_then(|of| self.aside.get(&of)).map(Parcel::ids).unwrap_or_default();
+            turn.actions.push(Action::Try { trial: id, chunks, rows: 1 });
+            self.trials.insert(id, trial);
+            return;
+        }
+        self.note(id, false, now);
+        match failure(&verdict, self.limits.authenticates) {
+            Seen::Wrong(text) => {
+                self.examination = None;
+                self.misconfigured(trial.sent_at, text, turn);
             }
-            Verdict::Misconfigured(text) | Verdict::Unexpected(text) => {
-                self.stopped(id, parcel, text, turn);
-            }
-            Verdict::Unavailable { cause, retry_after } => {
-                self.failed(id, parcel, cause, retry_after, turn);
-            }
-            Verdict::NoAnswer { cause, may_be_size } => {
-                parcel.silences = parcel.silences.saturating_add(may_be_size.into());
-                if self.others_passed(&parcel) && may_be_size {
-                    self.failed_by_size(id, parcel, cause, turn);
-                } else if parcel.silences >= SILENCES_MAX && parcel.raw_bytes() > LEARNED_BY_TIMEOUT_BYTES_MIN
-                {
-                    self.slow_down();
-                    self.close(&parcel, &cause, None, turn);
-                    parcel.cause = cause;
-                    self.halve_or_refuse(id, parcel, "always_fails", turn);
-                } else {
-                    self.failed(id, parcel, cause, None, turn);
+            Seen::Failure { touch, cause, retry_after } => {
+                let goes_on = match &mut self.examination {
+                    Some(examination) if may_be_the_payload(touch) => examination.other(false),
+                    _ => false,
+                };
+                if !goes_on {
+                    self.examination = None;
+                    self.close(trial.sent_at, touch, &cause, retry_after, turn);
                 }
             }
         }
     }
 
     fn settle(&mut self, id: ParcelId, parcel: Parcel, fate: Fate, turn: &mut Turn) {
-        turn.actions.push(Action::Settle { parcel: id, chunks: parcel.ids(), fate });
-        self.settling.insert(id, parcel);
+        turn.actions.push(Action::Settle { parcel: id, chunks: parcel.ids(), fate: fate.clone() });
+        self.settling.insert(id, Settling { parcel, fate, again_at: None });
+    }
+
+    /// An answer that speaks for Blueflood, or against it: all who wait for a witness learn of it.
+    fn note(&mut self, id: ParcelId, passed: bool, now: Now) {
+        self.recent.add(now, id, passed);
+        for (_, parcel) in self.aside.iter_mut().filter(|(aside, _)| **aside != id) {
+            parcel.evidence.other(passed);
+        }
     }
 
     /// Blueflood took or judged a payload: it is there.
-    fn passed(&mut self, took: Duration, turn: &mut Turn) {
-        self.passes = self.passes.saturating_add(1);
+    fn passed(&mut self, id: ParcelId, parcel: &Parcel, took: Duration, turn: &mut Turn) {
+        self.note(id, true, turn.now);
         self.misconfigured = None;
-        if let Gate::Closed { since, failures, .. } = std::mem::replace(&mut self.gate, Gate::Open) {
-            turn.actions
-                .push(Action::Say(Notice::Opened { after: turn.now.saturating_sub(since), failures }));
+        if let Some(examination) = &mut self.examination {
+            examination.other(true);
+            if parcel.root == Some(examination.root) {
+                // It is one of many pieces; the gate opens when all are settled.
+                self.gate.passed(took, turn.now, false);
+                return;
+            }
+            // Another parcel passed whole: what is examined is alone in its kind, and waits for its turns among all others.
+            self.examination = None;
+        }
+        if parcel.apart.is_none() {
+            self.apart_saved = (self.apart_saved + super::APART_PER_PASS).min(super::APART_SAVED_MAX);
+            self.passed_at = Some(turn.now);
+        }
+        self.open_gate(took, turn);
+    }
+
+    fn open_gate(&mut self, took: Duration, turn: &mut Turn) {
+        let was_closed = !self.gate.is_open();
+        turn.actions.extend(self.gate.passed(took, turn.now, true).map(Action::Say));
+        if was_closed {
             self.wait_no_longer(turn.now);
         }
-        let usual = self.usual_latency.unwrap_or(took);
-        if took > LATENCY_HIGH_MIN.max(usual.saturating_mul(LATENCY_HIGH)) {
-            self.slow_down();
-        } else {
-            let max = f64::from(self.limits.in_flight_max.max(1));
-            self.concurrency = (self.concurrency + 1.0 / self.concurrency).min(max);
-        }
-        self.usual_latency = Some((usual * 9 + took) / 10);
-    }
-
-    /// The gate stays closed until a probe has passed it, but that may be made now.
-    pub(super) fn mended(&mut self, now: Now) {
-        if let Gate::Closed { until, .. } = &mut self.gate {
-            *until = now.min(*until);
-            self.wait_no_longer(now);
-        }
-    }
-
-    /// What only waited for the gate is due.
-    fn wait_no_longer(&mut self, now: Now) {
-        for parcel in
-            self.aside.values_mut().filter(|parcel| parcel.suspicion == 0 && parcel.unconfirmed == 0)
-        {
-            parcel.not_before = parcel.not_before.min(now);
-        }
-    }
-
-    fn slow_down(&mut self) {
-        self.concurrency = (self.concurrency / 2.0).max(1.0);
-    }
-
-    fn others_passed(&self, parcel: &Parcel) -> bool {
-        self.passes > parcel.baseline
     }
 
     /// A failure that passes by itself, or so it seems.
@@ -174,97 +185,253 @@ impl Outbox {
         &mut self,
         id: ParcelId,
         mut parcel: Parcel,
+        touch: Touch,
         cause: String,
         retry_after: Option<Duration>,
         turn: &mut Turn,
     ) {
-        // A first failure says more of Blueflood than of the parcel, whoever passed before it.
-        let known = parcel.tries > 0 || parcel.suspicion > 0;
-        let probing = self.gate != Gate::Open;
-        if known && self.others_passed(&parcel) && retry_after.is_none() {
-            parcel.suspicion = parcel.suspicion.saturating_add(1);
-            let suspicion_max = if parcel.rows() == 1 { SUSPICION_ROW_MAX } else { SUSPICION_MAX };
-            if parcel.suspicion >= suspicion_max {
-                parcel.cause = cause;
-                self.halve_or_refuse(id, parcel, "always_fails", turn);
-                return;
+        let now = turn.now;
+        let examined =
+            self.examination.as_ref().is_some_and(|examination| parcel.root == Some(examination.root));
+        let may_be_the_payload = may_be_the_payload(touch) && retry_after.is_none();
+        if examined && may_be_the_payload {
+            if let Some(examination) = &mut self.examination {
+                examination.failures = examination.failures.saturating_add(1);
+                examination.wants_other |=
+                    examination.failures == OTHER_AFTER || examination.failures.is_multiple_of(OTHER_EVERY);
             }
-        } else if parcel.suspicion == 0 || probing || retry_after.is_some() {
-            // A suspect that fails again says nothing of Blueflood; any other does.
-            self.slow_down();
-            self.close(&parcel, &cause, retry_after, turn);
-        }
-        self.set_aside(id, parcel, cause, retry_after, turn);
-    }
-
-    fn failed_by_size(&mut self, id: ParcelId, mut parcel: Parcel, cause: String, turn: &mut Turn) {
-        parcel.suspicion = parcel.suspicion.saturating_add(1);
-        if parcel.suspicion >= SUSPICION_SIZE_MAX && parcel.rows() > 1 {
-            self.learn_limit(parcel.raw_bytes() / 2, LEARNED_BY_TIMEOUT_BYTES_MIN, turn);
-            parcel.cause = cause;
-            self.halve_or_refuse(id, parcel, "always_fails", turn);
-        } else if parcel.suspicion >= SUSPICION_ROW_MAX {
-            parcel.cause = cause;
-            self.halve_or_refuse(id, parcel, "always_fails", turn);
+        } else if may_be_the_payload
+            && (parcel.root.is_some() || parcel.apart.is_some())
+            && self.gate.is_open()
+        {
+            // Its failures are expected: they say nothing of Blueflood, and the pace of others is not theirs.
         } else {
-            self.set_aside(id, parcel, cause, None, turn);
+            self.note(id, false, now);
+            if self.examination.is_some() && !may_be_the_payload {
+                self.examination = None;
+            }
+            if self.examination.is_none() {
+                self.close(parcel.sent_at, touch, &cause, retry_after, turn);
+            }
         }
-    }
-
-    /// A failure that only a human can mend: all is kept, and tried now and then.
-    fn stopped(&mut self, id: ParcelId, parcel: Parcel, text: String, turn: &mut Turn) {
-        // Said once until something passes: a page of a proxy may differ with each answer.
-        if self.misconfigured.replace(text.clone()).is_none() {
-            turn.actions.push(Action::Say(Notice::Misconfigured(text.clone())));
+        if !may_be_the_payload {
+            // Nothing is held against it: dropped, it waits in the spool again.
+            return;
         }
-        // As a closed gate, but without a line of its own: the one above is louder.
-        let mut unsaid = Turn { now: turn.now, random: 1.0, actions: Vec::new() };
-        let wait = Some(self.limits.backoff.max);
-        self.close(&parcel, &text, wait, &mut unsaid);
-        self.set_aside(id, parcel, text, wait, &unsaid);
-    }
-
-    fn set_aside(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        cause: String,
-        at_least: Option<Duration>,
-        turn: &Turn,
-    ) {
+        parcel.evidence.failed(&self.recent, parcel.sent_at, id);
         parcel.tries = parcel.tries.saturating_add(1);
-        parcel.baseline = self.passes;
         parcel.cause = cause;
-        let wait = self.limits.backoff.wait(parcel.tries, turn.random).max(at_least.unwrap_or_default());
-        parcel.not_before = turn.now.saturating_add(wait);
+        // A suspect is tried at a brisk pace, for its pauses are those of nobody else; not for ever, though.
+        let tries = if parcel.root.is_some() {
+            parcel.tries.saturating_sub(BRISK_TRIES).max(1)
+        } else {
+            parcel.tries
+        };
+        parcel.not_before = now.saturating_add(self.limits.backoff.wait(tries, turn.random));
         self.aside.insert(id, parcel);
     }
 
-    fn close(&mut self, parcel: &Parcel, cause: &str, retry_after: Option<Duration>, turn: &mut Turn) {
-        let (since, failures) = match &self.gate {
-            Gate::Open => (turn.now, 1),
-            // Several in flight that fail together are one failure.
-            Gate::Closed { at, .. } if parcel.sent_at < *at => return,
-            Gate::Closed { since, failures, .. } => (*since, failures.saturating_add(1)),
-        };
-        let wait = self.limits.backoff.wait(failures, turn.random).max(retry_after.unwrap_or_default());
-        if failures == 1 {
-            turn.actions.push(Action::Say(Notice::Closed { cause: cause.to_owned(), wait }));
-        }
-        let until = turn.now.saturating_add(wait);
-        self.gate = Gate::Closed { since, at: turn.now, until, failures, cause: cause.to_owned() };
+    fn close(
+        &mut self,
+        sent_at: Now,
+        touch: Touch,
+        cause: &str,
+        retry_after: Option<Duration>,
+        turn: &mut Turn,
+    ) {
+        let at_least = retry_after.map(|wait| self.believable(wait));
+        let failure = Failure { touch, who: Who::Blueflood, cause, sent_at, at_least, silent: false };
+        turn.actions.extend(self.gate.failed(&failure, turn.now, turn.random).map(Action::Say));
     }
 
-    fn learn_limit(&mut self, bytes: usize, min: usize, turn: &mut Turn) {
-        let learned = bytes.max(min);
-        if learned < self.payload_bytes_max {
-            self.payload_bytes_max = learned;
-            turn.actions.push(Action::Say(Notice::LimitLearned { payload_bytes_max: learned }));
+    /// A `Retry-After` of more than a few minutes is a mistake of somebody, and must not silence us.
+    fn believable(&self, retry_after: Duration) -> Duration {
+        const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+        if retry_after <= RETRY_AFTER_MAX { retry_after } else { self.limits.backoff.max }
+    }
+
+    /// There is no token: nothing was sent, and nothing is held against the parcel.
+    pub(super) fn not_sent(&mut self, sent_at: Now, cause: &str, retry_in: Duration, turn: &mut Turn) {
+        self.examination = None;
+        let at_least = Some(retry_in.min(self.limits.backoff.max));
+        let failure =
+            Failure { touch: Touch::Endpoint, who: Who::Keystone, cause, sent_at, at_least, silent: false };
+        turn.actions.extend(self.gate.failed(&failure, turn.now, turn.random).map(Action::Say));
+    }
+
+    /// A failure that only a human can mend: all is kept, and tried now and then.
+    fn misconfigured(&mut self, sent_at: Now, text: String, turn: &mut Turn) {
+        // As a closed gate, but without a line of its own: the one below is louder.
+        let failure = Failure {
+            touch: Touch::Endpoint,
+            who: Who::Blueflood,
+            cause: &text,
+            sent_at,
+            at_least: Some(self.limits.backoff.max),
+            silent: true,
+        };
+        self.gate.failed(&failure, turn.now, 1.0);
+        // Said once until something passes: a page of a proxy may differ with each answer.
+        if self.misconfigured.replace(text.clone()).is_none() {
+            turn.actions.push(Action::Say(Notice::Misconfigured(text)));
+        }
+    }
+
+    // === Suspects ===
+
+    /// Judges who failed and whose time has come.
+    pub(super) fn judge(&mut self, turn: &mut Turn) {
+        let ready: Vec<ParcelId> =
+            self.aside.iter().filter(|(_, parcel)| parcel.evidence.is_open()).map(|(&id, _)| id).collect();
+        for id in ready {
+            let Some(parcel) = self.aside.get_mut(&id).filter(|parcel| parcel.not_before <= turn.now) else {
+                continue;
+            };
+            let examination =
+                self.examination.as_ref().filter(|examination| parcel.root == Some(examination.root));
+            parcel.evidence.judge(examination);
+            let doubt = parcel.evidence.doubt();
+            let together = parcel.rows() == 1 || parcel.apart == Some(true);
+            // A series that is proven bad is refused together; of one that is not yet, the rows are tried one by one.
+            let convicted = if together {
+                doubt < REFUSE
+            } else {
+                doubt < HALVE || parcel.apart.is_some() && !parcel.evidence.is_open()
+            };
+            let root = parcel.root;
+            if parcel.rows() == 1 && doubt < HALVE {
+                // From here on its failures are its own.
+                parcel.root.get_or_insert(id);
+            }
+            if !convicted
+                || (root.is_none() && parcel_roots(self.aside.values()) >= HALVED_AT_ONCE && !together)
+            {
+                continue;
+            }
+            let Some(mut parcel) = self.aside.remove(&id) else { continue };
+            parcel.root = root.or(Some(id));
+            if together {
+                if let Some(known) = root.and_then(|root| self.roots.get_mut(&root)) {
+                    known.refused = true;
+                }
+                let message = std::mem::take(&mut parcel.cause);
+                let fate = Fate::RefusedAll { reason: Refused::AlwaysFails, message };
+                self.settle(id, parcel, fate, turn);
+                continue;
+            }
+            let bytes = parcel.raw_bytes();
+            let (root, may_be_size) = (parcel.root.unwrap_or(id), parcel.may_be_size);
+            let known =
+                self.roots.entry(root).or_insert(Root { failed_bytes: bytes, may_be_size, refused: false });
+            known.failed_bytes = known.failed_bytes.min(bytes);
+            known.may_be_size &= may_be_size;
+            self.halve_or_refuse(id, parcel, Refused::AlwaysFails, turn);
+        }
+    }
+
+    /// A piece is settled. If it was the last, and each passed though the whole did not, the whole was too large.
+    pub(super) fn forget_root(&mut self, root: Option<ParcelId>, turn: &mut Turn) {
+        let Some(root) = root.filter(|root| !self.parcels().any(|parcel| parcel.root == Some(*root))) else {
+            return;
+        };
+        if let Some(known) = self.roots.remove(&root)
+            && known.may_be_size
+            && !known.refused
+        {
+            self.learn_limit(known.failed_bytes / 2, true, turn);
+        }
+    }
+
+    fn begin_examination(&mut self, of: ParcelId, turn: &mut Turn) {
+        let Some(parcel) = self.aside.get_mut(&of) else { return };
+        let root = *parcel.root.get_or_insert(of);
+        turn.actions.push(Action::Say(Notice::Examining { cause: parcel.cause.clone() }));
+        self.examination = Some(Examination::new(root, turn.now));
+        for parcel in self.aside.values_mut().filter(|parcel| parcel.root == Some(root)) {
+            (parcel.tries, parcel.not_before) = (0, turn.now);
+        }
+    }
+
+    /// Sends the parcel that is examined, or a piece of it, or a few rows that tell whether Blueflood still works.
+    pub(super) fn examine(&mut self, turn: &mut Turn) {
+        /// POSTs at once: silence must not hold up what tells of it.
+        const AT_ONCE: usize = 2;
+        let now = turn.now;
+        let Some(examination) = &self.examination else { return };
+        let (root, next_at, wants_other) = (examination.root, examination.next_at, examination.wants_other);
+        let of_root = |parcel: &Parcel| parcel.root == Some(root);
+        if !self.parcels().any(of_root) {
+            self.examination = None;
+            self.open_gate(Duration::ZERO, turn);
+            return;
+        }
+        if now < next_at || self.busy() >= AT_ONCE {
+            return;
+        }
+        let whole_under_way = self.in_flight.values().any(of_root);
+        let due = |parcel: &&Parcel| of_root(parcel) && parcel.not_before <= now;
+        let next = self
+            .aside
+            .iter()
+            .find(|(_, parcel)| due(parcel) && !parcel.evidence.is_open())
+            .map(|(&id, _)| id);
+        let unjudged = self.aside.iter().find(|(_, parcel)| due(parcel)).map(|(&id, _)| id);
+        if let Some(id) = next.filter(|_| !whole_under_way) {
+            if let Some(parcel) = self.aside.remove(&id) {
+                self.send(id, parcel, turn);
+            }
+        } else if let Some(id) = unjudged.filter(|_| self.trials.is_empty()) {
+            self.send_trial(Some(id), turn);
+        } else {
+            if wants_other {
+                self.ask_for_another(turn);
+            }
+            return;
+        }
+        // Blueflood is known to be up; still, nobody is helped by a storm.
+        let pause = Duration::from_millis(50).saturating_add(Duration::from_millis(200).mul_f64(turn.random));
+        if let Some(examination) = &mut self.examination {
+            examination.next_at = now.saturating_add(pause);
+        }
+    }
+
+    fn ask_for_another(&mut self, turn: &mut Turn) {
+        if self.asking || !self.waiting.any || self.busy() > 0 {
+            return;
+        }
+        let bounds = self.bounds();
+        turn.actions.push(Action::Lease { payloads: 1, bounds, due: super::Due::Flushed, apart: false });
+        self.asking = true;
+    }
+
+    pub(super) fn learn_limit(&mut self, bytes: usize, by_silence: bool, turn: &mut Turn) {
+        let min = if by_silence { LEARNED_BY_SILENCE_BYTES_MIN } else { LEARNED_BYTES_MIN };
+        let bytes = bytes.max(min);
+        if bytes < self.payload_bytes_max() {
+            self.learned = Some(Learned { bytes, at: turn.now, by_silence });
+            turn.actions.push(Action::Say(Notice::LimitLearned { payload_bytes_max: bytes }));
+        }
+    }
+
+    /// What was learned from silence is tried again after a while.
+    pub(super) fn relearn(&mut self, now: Now) {
+        if let Some(learned) = &mut self.learned
+            && learned.by_silence
+            && now.saturating_sub(learned.at) >= super::LEARNED_FOR
+        {
+            (learned.bytes, learned.at) = (learned.bytes.saturating_mul(2), now);
+            if learned.bytes >= self.limits.payload_bytes_max {
+                self.learned = None;
+            }
+        }
+        if self.passed_at.is_some_and(|at| now.saturating_sub(at) >= QUIET * 12) {
+            // What is kept apart was not tried for lack of a pass; a minute of quiet is as good.
+            self.apart_saved = self.apart_saved.max(1.0);
         }
     }
 
     /// Halves a parcel, or refuses the one row in it.
-    fn halve_or_refuse(&mut self, id: ParcelId, mut parcel: Parcel, reason: &'static str, turn: &mut Turn) {
+    fn halve_or_refuse(&mut self, id: ParcelId, mut parcel: Parcel, reason: Refused, turn: &mut Turn) {
         let rows = parcel.rows();
         if rows <= 1 {
             let message = std::mem::take(&mut parcel.cause);
@@ -272,30 +439,73 @@ impl Outbox {
             return;
         }
         turn.actions.push(Action::Say(Notice::Halving { rows, cause: parcel.cause.clone() }));
-        if parcel.chunks.len() == 1 {
+        if parcel.leases.len() == 1 {
             self.settle(id, parcel, Fate::Halved, turn);
             return;
         }
-        let chunks = std::mem::take(&mut parcel.chunks);
-        let (left, right) = chunks.split_at(chunks.len() / 2);
-        self.requeue(&parcel, [left.to_vec(), right.to_vec()], turn.now);
+        let mut left = std::mem::take(&mut parcel.leases);
+        let right = left.split_off(left.len() / 2);
+        self.set_pieces_aside(id, &parcel, [left, right], turn);
     }
 
-    /// Sets the pieces of a parcel aside, each by itself, to be sent at once. What was suspected of the whole is
-    /// suspected of each piece, so that it is found in one try a halving.
-    pub(super) fn requeue(&mut self, parent: &Parcel, pieces: impl IntoIterator<Item = Vec<Meta>>, now: Now) {
-        for chunks in pieces {
+    /// Sets the pieces of a parcel aside, each by itself.
+    pub(super) fn set_pieces_aside(
+        &mut self,
+        parent_id: ParcelId,
+        parent: &Parcel,
+        pieces: impl IntoIterator<Item = Vec<Lease>>,
+        turn: &Turn,
+    ) {
+        // What was halved on evidence is suspected in each piece; what Blueflood itself refused needs none.
+        let on_evidence = parent.root.is_some();
+        for leases in pieces {
             let id = self.new_id();
-            let piece = Parcel {
-                chunks,
-                suspicion: parent.suspicion.saturating_sub(1),
-                silences: parent.silences.saturating_sub(1),
-                baseline: self.passes,
-                not_before: now,
-                ..Parcel::default()
-            };
-            piece.chunks.iter().for_each(|meta| self.window.note(meta.id));
+            let mut piece = Parcel::new(leases, parent.apart, turn.now);
+            if on_evidence && parent.apart.is_none() {
+                piece.evidence = Witness::new(PIECE);
+            }
+            piece.root = parent.root.filter(|_| on_evidence).or(on_evidence.then_some(parent_id));
+            piece.may_be_size = parent.may_be_size;
             self.aside.insert(id, piece);
         }
     }
+}
+
+/// How many parcels were halved on evidence, and are not settled.
+fn parcel_roots<'a>(parcels: impl Iterator<Item = &'a Parcel>) -> usize {
+    let mut roots: Vec<ParcelId> = parcels.filter_map(|parcel| parcel.root).collect();
+    roots.sort_unstable();
+    roots.dedup();
+    roots.len()
+}
+
+/// What a verdict says that no row is at an end for.
+enum Seen {
+    /// Only a change of a setting helps.
+    Wrong(String),
+    /// It passes by itself, or the payload is the cause.
+    Failure { touch: Touch, cause: String, retry_after: Option<Duration> },
+}
+
+fn failure(verdict: &Verdict, authenticates: bool) -> Seen {
+    let touch = match verdict {
+        Verdict::Unauthorized if !authenticates => {
+            return Seen::Wrong("HTTP 401: Blueflood wants a token, and no --user is set".to_owned());
+        }
+        Verdict::Misconfigured(text) | Verdict::Unexpected(text) => return Seen::Wrong(text.clone()),
+        Verdict::Failing { status: 408 | 429, .. } => Touch::RateLimit,
+        Verdict::Failing { status: 503, .. } => Touch::Unavailable,
+        Verdict::Failing { status: 502 | 504, .. } => Touch::Gateway,
+        Verdict::Failing { .. } | Verdict::NoAnswer { .. } => Touch::Payload,
+        _ => Touch::Endpoint,
+    };
+    let retry_after = match verdict {
+        Verdict::Failing { retry_after, .. } => *retry_after,
+        _ => None,
+    };
+    Seen::Failure { touch, cause: verdict.words(), retry_after }
+}
+
+fn may_be_the_payload(touch: Touch) -> bool {
+    matches!(touch, Touch::Unavailable | Touch::Gateway | Touch::Payload)
 }

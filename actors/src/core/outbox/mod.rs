@@ -1,66 +1,146 @@
-//! Owns the retry buffer's brain: which chunks make a payload, when it is sent, and what its answer leads to.
-//! It never holds a row, and does nothing by itself: [`Outbox::apply`] turns an event into actions.
+//! Owns the retry buffer's brain: when a payload is sent, and what its answer leads to. It never holds a row, and does
+//! nothing by itself: [`Outbox::apply`] turns an event into actions.
 //!
-//! - What waits is a window onto the spool, so that memory does not grow with an outage.
-//! - A *parcel* is a payload that was composed and is not settled: in flight, being settled, or set aside until
-//!   it may be tried again. Its chunks stay together until it is halved.
-//! - One gate stands before the endpoint. A failure closes it; after a wait one parcel at a time probes it; the
-//!   first answer opens it, and concurrency climbs again from one.
-//! - A parcel that fails *while others pass* is no outage: it waits by itself, and after a few tries it is
-//!   halved until the rows that alone cause it are found.
+//! - What waits is the spool's affair. With a free slot the outbox asks for a lease; what it does not need at once, it
+//!   drops, and then it waits in the spool again.
+//! - A *parcel* is a payload that was leased and is not settled: in flight, being settled, or set aside because its failure
+//!   may be its own fault. Its chunks stay together until it is halved.
+//! - The [`gate`] stands before the endpoint: it learns from each answer how much Blueflood bears.
+//! - The [`evidence`] against a parcel grows only with failures *while others pass*. With enough of it the parcel is
+//!   halved, until the rows that alone cause it are found.
+//! - A *trial* is a POST of a few rows. While nothing passes it tells a Blueflood that is away from a row that stands in
+//!   every payload.
 
 mod answers;
+mod evidence;
+mod gate;
 mod vocabulary;
-mod window;
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::vocabulary::*;
-use self::window::{Bounds, Window};
-use super::payload::punctuation_bytes;
+use self::{
+    evidence::{Examination, Witness},
+    gate::Gate,
+};
+use super::{payload::punctuation_bytes, reason::Refused};
 
-/// Parcels set aside, at most, before probes are made with those alone.
+/// Parcels set aside, at most; beyond it the least suspicious waits in the spool again.
 const ASIDE_MAX: usize = 64;
 
-#[derive(Debug, Clone, Default)]
+/// Parcels that are being settled, at most, before no more is leased: the disk is slow or full.
+const SETTLING_MAX: usize = 64;
+
+/// A limit that was learned from silence is doubled after so long, for what caused it may be gone.
+const LEARNED_FOR: Duration = Duration::from_secs(600);
+
+/// Tries of series that are kept apart, for each payload that passes.
+const APART_PER_PASS: f64 = 0.1;
+
+/// Such tries that may be saved up.
+const APART_SAVED_MAX: f64 = 5.0;
+
+/// Nothing else has passed for so long: then such tries disturb nobody.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// The pause between such tries then.
+const APART_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
 struct Parcel {
-    chunks: Vec<Meta>,
-    /// Failures since it last passed: its own backoff.
+    leases: Vec<Lease>,
+    evidence: Witness,
+    /// Failures since it was leased, or made.
     tries: u32,
-    /// Failures while others passed.
-    suspicion: u32,
-    /// [`Outbox::passes`] when it was first sent or last failed.
-    baseline: u64,
     sent_at: Now,
     not_before: Now,
-    /// Failures that its size may have caused.
-    silences: u32,
     /// How often it was answered with 202.
     unconfirmed: u32,
     /// Whether this try already asked for a new token.
     renewed: bool,
+    /// Whether its last failure may come of its size.
+    may_be_size: bool,
+    /// The parcel that it is a piece of, which was halved on evidence.
+    root: Option<ParcelId>,
+    /// See [`Leased::apart`].
+    apart: Option<bool>,
     cause: String,
 }
 
 impl Parcel {
+    fn new(leases: Vec<Lease>, apart: Option<bool>, now: Now) -> Self {
+        Self {
+            leases,
+            evidence: Witness::new(if apart.is_some() { evidence::APART } else { 1.0 }),
+            tries: 0,
+            sent_at: now,
+            not_before: now,
+            unconfirmed: 0,
+            renewed: false,
+            may_be_size: false,
+            root: None,
+            apart,
+            cause: String::new(),
+        }
+    }
+
     fn rows(&self) -> u64 {
-        self.chunks.iter().map(|meta| u64::from(meta.rows)).sum()
+        self.leases.iter().map(|lease| u64::from(lease.meta.rows)).sum()
+    }
+
+    /// Whether a few rows should be tried before it is sent again: it failed, and nothing has passed since that could be
+    /// held against it. Not each time, for where most requests fail this would double them.
+    fn wants_trial(&self) -> bool {
+        self.evidence.is_open()
+            && (self.apart.is_some() || self.root.is_some() || self.tries.is_multiple_of(3))
     }
 
     fn raw_bytes(&self) -> usize {
-        let rows: usize = self.chunks.iter().map(|meta| meta.raw_bytes as usize).sum();
-        rows.saturating_add(punctuation_bytes(self.chunks.len()))
+        let rows: usize = self.leases.iter().map(|lease| lease.meta.raw_bytes as usize).sum();
+        rows.saturating_add(punctuation_bytes(self.leases.len()))
     }
 
     fn ids(&self) -> Vec<ChunkId> {
-        self.chunks.iter().map(|meta| meta.id).collect()
+        self.leases.iter().map(|lease| lease.meta.id).collect()
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
-enum Gate {
-    Open,
-    Closed { since: Now, at: Now, until: Now, failures: u32, cause: String },
+/// A parcel whose fate the spool carries out.
+#[derive(Debug)]
+struct Settling {
+    parcel: Parcel,
+    fate: Fate,
+    /// When the spool is told again, if it could not.
+    again_at: Option<Now>,
+}
+
+/// A POST of a few rows.
+#[derive(Debug)]
+struct Trial {
+    /// The parcel that they are of, if they are of one.
+    of: Option<ParcelId>,
+    sent_at: Now,
+    renewed: bool,
+}
+
+/// A payload limit that was learned from answers.
+#[derive(Debug, Clone, Copy)]
+struct Learned {
+    bytes: usize,
+    at: Now,
+    /// Whether it was learned from silence, which may have had another cause.
+    by_silence: bool,
+}
+
+/// What is known of a parcel that was halved on evidence, until all pieces of it are settled.
+#[derive(Debug, Clone, Copy)]
+struct Root {
+    /// The smallest piece that failed, in bytes before compression.
+    failed_bytes: usize,
+    /// Whether its failures may come of its size.
+    may_be_size: bool,
+    /// Whether a row of it was refused: then that row was the cause.
+    refused: bool,
 }
 
 /// What one call of [`Outbox::apply`] is given, and what it comes to.
@@ -74,44 +154,63 @@ struct Turn {
 #[derive(Debug)]
 pub struct Outbox {
     limits: Limits,
-    payload_bytes_max: usize,
-
-    window: Window,
-    /// Chunks up to this one leave even in a payload that is not full.
-    due_up_to: ChunkId,
+    learned: Option<Learned>,
+    gate: Gate,
 
     in_flight: BTreeMap<ParcelId, Parcel>,
-    settling: BTreeMap<ParcelId, Parcel>,
+    trials: BTreeMap<ParcelId, Trial>,
+    settling: BTreeMap<ParcelId, Settling>,
     aside: BTreeMap<ParcelId, Parcel>,
-    next_parcel: ParcelId,
+    roots: BTreeMap<ParcelId, Root>,
+    last_id: ParcelId,
 
-    gate: Gate,
-    concurrency: f64,
-    usual_latency: Option<Duration>,
-    /// Answers so far that show that Blueflood takes payloads.
-    passes: u64,
+    /// A lease was asked for, and is not answered.
+    asking: bool,
+    /// Whether asking may be worth it: nobody has said that nothing is due.
+    may_be_due: bool,
+    /// What the spool said last.
+    waiting: Waiting,
+    /// What is examined while the gate is closed.
+    examination: Option<Examination>,
+    /// What passed and what failed, of late.
+    recent: evidence::Recent,
+    /// Whether there is a row that passed before, to be tried again.
+    has_control: bool,
+    /// Tries of what is kept apart that may be made.
+    apart_saved: f64,
+    apart_at: Now,
+    passed_at: Option<Now>,
+
     retries: u64,
+    tried: u64,
     misconfigured: Option<String>,
     draining: bool,
 }
 
 impl Outbox {
-    /// An outbox for a spool whose newest chunk is `newest`, if it has any. What is in the spool is due at once.
-    pub fn new(limits: Limits, newest: Option<ChunkId>) -> Self {
+    /// An outbox that has leased nothing yet.
+    pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            payload_bytes_max: limits.payload_bytes_max,
-            window: Window::new(newest, limits.newest_first),
-            due_up_to: newest.unwrap_or(0),
+            learned: None,
+            gate: Gate::new(limits.in_flight_max, limits.backoff),
             in_flight: BTreeMap::new(),
+            trials: BTreeMap::new(),
             settling: BTreeMap::new(),
             aside: BTreeMap::new(),
-            next_parcel: 0,
-            gate: Gate::Open,
-            concurrency: 1.0,
-            usual_latency: None,
-            passes: 0,
+            roots: BTreeMap::new(),
+            last_id: 0,
+            asking: false,
+            may_be_due: true,
+            waiting: Waiting::default(),
+            examination: None,
+            recent: evidence::Recent::default(),
+            has_control: false,
+            apart_saved: 0.0,
+            apart_at: Duration::ZERO,
+            passed_at: None,
             retries: 0,
+            tried: 0,
             misconfigured: None,
             draining: false,
         }
@@ -121,159 +220,356 @@ impl Outbox {
     pub fn apply(&mut self, event: Event, now: Now, random: f64) -> Vec<Action> {
         let mut turn = Turn { now, random, actions: Vec::new() };
         match event {
-            Event::Appended(meta) => self.window.appended(meta),
-            Event::Flush => self.due_up_to = self.window.newest(),
-            Event::Refilled { metas, end } => {
-                let held = self.parcels().flat_map(|parcel| parcel.ids()).collect();
-                self.window.refilled(metas, end, &held);
-            }
+            Event::Poke => self.may_be_due = true,
+            Event::Leased { payloads, waiting } => self.leased(payloads, waiting, &mut turn),
+            Event::NotLeased => (self.asking, self.may_be_due) = (false, false),
             Event::Answered { parcel: id, verdict, took } => {
                 if let Some(parcel) = self.in_flight.remove(&id) {
                     self.answered(id, parcel, verdict, took, &mut turn);
+                } else if let Some(trial) = self.trials.remove(&id) {
+                    self.tried(id, trial, verdict, took, &mut turn);
                 }
             }
-            Event::Settled { parcel, requeued } => {
-                if let Some(parent) = self.settling.remove(&parcel) {
-                    self.requeue(&parent, requeued.into_iter().map(|meta| vec![meta]), now);
+            Event::NotSent { parcel: id, cause, retry_in } => {
+                let sent_at = match (self.in_flight.remove(&id), self.trials.remove(&id)) {
+                    (Some(parcel), _) => Some(parcel.sent_at),
+                    (None, trial) => trial.map(|trial| trial.sent_at),
+                };
+                if let Some(sent_at) = sent_at {
+                    self.not_sent(sent_at, &cause, retry_in, &mut turn);
                 }
             }
-            Event::SpoolFailed { parcel } => {
-                // From flight: nothing was sent. From settling: Blueflood has it, and taking it twice is harmless.
-                let failed = self.in_flight.remove(&parcel).or_else(|| self.settling.remove(&parcel));
-                if let Some(mut failed) = failed {
-                    failed.not_before = now.saturating_add(self.limits.backoff.wait(1, 1.0));
-                    self.aside.insert(parcel, failed);
+            Event::Settled { parcel, pieces } => {
+                if let Some(Settling { parcel: parent, .. }) = self.settling.remove(&parcel) {
+                    self.set_pieces_aside(
+                        parcel,
+                        &parent,
+                        pieces.into_iter().map(|piece| vec![piece]),
+                        &turn,
+                    );
+                    self.forget_root(parent.root, &mut turn);
+                }
+                self.may_be_due = true;
+            }
+            Event::NotSettled { parcel } => {
+                if let Some(settling) = self.settling.get_mut(&parcel) {
+                    settling.again_at = Some(now.saturating_add(self.limits.backoff.wait(1, 1.0)));
                 }
             }
-            Event::Gone { parcel } => {
+            Event::NotLoaded { parcel } => {
+                // Dropped, its chunks wait again, if the spool still has them.
                 self.in_flight.remove(&parcel);
+                self.trials.remove(&parcel);
             }
-            Event::Seen(newest) => {
-                if self.window.seen(newest) {
-                    self.due_up_to = newest;
-                }
+            Event::Drain => (self.draining, self.may_be_due) = (true, true),
+            Event::Mended => {
+                self.gate.mended(now);
+                self.wait_no_longer(now);
             }
-            Event::Drain => self.draining = true,
-            Event::Mended => self.mended(now),
-            Event::Tick => {}
+            Event::Configured(limits) => {
+                self.limits = limits;
+                self.gate.configure(limits.in_flight_max, limits.backoff);
+                self.may_be_due = true;
+            }
+            Event::Tick => {
+                self.may_be_due = true;
+                self.relearn(now);
+            }
         }
-        if self.draining {
-            self.due_up_to = ChunkId::MAX;
-        }
-        self.send_what_may_leave(&mut turn);
-        if let Some((from, max)) = self.window.wants() {
-            turn.actions.push(Action::Refill { from, max });
-        }
+        self.upkeep(&mut turn);
         turn.actions
     }
 
     /// When time alone lets something be done, later than `now`; `None`: nothing before another event.
     pub fn next_wake(&self, now: Now) -> Option<Now> {
-        let gate = match &self.gate {
-            Gate::Open => None,
-            Gate::Closed { until, .. } => Some(*until),
-        };
         let aside = self.aside.values().map(|parcel| parcel.not_before);
-        aside.chain(gate).filter(|&at| at > now).min()
+        let settling = self.settling.values().filter_map(|settling| settling.again_at);
+        let apart = (self.waiting.apart && self.gate.is_open()).then_some(self.apart_at);
+        let examination = self.examination.as_ref().map(|examination| examination.next_at);
+        let times = aside.chain(settling).chain(apart).chain(examination);
+        times.chain([self.gate.next_at()]).filter(|&at| at > now).min()
     }
 
-    /// Whether every chunk is settled.
-    pub fn is_empty(&self) -> bool {
-        self.window.is_empty()
-            && self.in_flight.is_empty()
-            && self.settling.is_empty()
-            && self.aside.is_empty()
+    /// Whether nothing more can be delivered now: everything is settled, or the gate is closed and the spool `keeps` what is
+    /// left.
+    pub fn is_drained(&self, keeps: bool) -> bool {
+        let busy = !self.in_flight.is_empty() || !self.trials.is_empty() || !self.settling.is_empty();
+        let hopeless = |parcel: &Parcel| parcel.tries >= 3 || parcel.root.is_some() || parcel.apart.is_some();
+        let nothing_left = !self.asking
+            && !self.waiting.any
+            && !self.may_be_due
+            && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
+        !busy && (nothing_left || (keeps && !self.gate.is_open()))
+    }
+
+    /// Whether it asks the spool for something that is not answered yet.
+    pub fn is_asking(&self) -> bool {
+        self.asking
     }
 
     /// What it looks like from outside.
     pub fn status(&self) -> Status {
         Status {
-            in_flight: self.in_flight.len(),
-            concurrency: u32::try_from(self.slots_when_open()).unwrap_or(u32::MAX),
+            in_flight: self.busy(),
+            concurrency: u32::try_from(self.gate.slots_when_open()).unwrap_or(u32::MAX),
             set_aside: self.aside.len(),
             retries: self.retries,
-            closed: match &self.gate {
-                Gate::Open => None,
-                Gate::Closed { until, cause, .. } => Some((*until, cause.clone())),
-            },
+            trials: self.tried,
+            closed: self.gate.closed().map(|(until, cause)| (until, cause.to_owned())),
             misconfigured: self.misconfigured.clone(),
-            payload_bytes_max: self.payload_bytes_max,
+            payload_bytes_max: self.payload_bytes_max(),
+            has_free_slot: self.gate.is_open()
+                && self.busy() < self.gate.slots_when_open()
+                && self.settling.len() < SETTLING_MAX,
         }
     }
 
-    fn parcels(&self) -> impl Iterator<Item = &Parcel> {
-        self.in_flight.values().chain(self.settling.values()).chain(self.aside.values())
+    /// Whether a row that passed is wanted, to be tried again when nothing else tells whether Blueflood works.
+    pub fn wants_control(&self) -> bool {
+        !self.has_control && (!self.aside.is_empty() || self.waiting.apart)
     }
 
-    // === Sending ===
-
-    fn slots_when_open(&self) -> usize {
-        // Between 1 and `in_flight_max`, a u32.
-        self.concurrency as usize
+    /// There is a row that passed.
+    pub fn set_control(&mut self) {
+        self.has_control = true;
     }
 
-    fn slots(&self, now: Now) -> usize {
-        match &self.gate {
-            Gate::Open => self.slots_when_open(),
-            Gate::Closed { until, .. } if *until <= now => 1,
-            Gate::Closed { .. } => 0,
+    /// Every chunk that it holds a lease of.
+    #[cfg(test)]
+    fn held(&self) -> Vec<ChunkId> {
+        let settling = self.settling.values().map(|settling| &settling.parcel);
+        self.in_flight.values().chain(self.aside.values()).chain(settling).flat_map(Parcel::ids).collect()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        let learned = self.learned.map_or(usize::MAX, |learned| learned.bytes);
+        self.limits.payload_bytes_max.min(learned)
+    }
+
+    fn bounds(&self) -> Bounds {
+        Bounds { rows_max: self.limits.payload_rows_max, bytes_max: self.payload_bytes_max() }
+    }
+
+    fn busy(&self) -> usize {
+        self.in_flight.len().saturating_add(self.trials.len())
+    }
+
+    fn new_id(&mut self) -> ParcelId {
+        self.last_id = self.last_id.saturating_add(1);
+        self.last_id
+    }
+
+    // === Upkeep: the same after every event ===
+
+    fn upkeep(&mut self, turn: &mut Turn) {
+        self.settle_again(turn);
+        self.judge(turn);
+        while self.aside.len() > ASIDE_MAX {
+            // Dropped, it waits in the spool again, and nothing is held against it.
+            let mildest =
+                self.aside.iter().max_by(|(_, a), (_, b)| a.evidence.doubt().total_cmp(&b.evidence.doubt()));
+            let Some(id) = mildest.map(|(&id, _)| id) else { break };
+            self.aside.remove(&id);
+        }
+        if self.examination.is_some() {
+            self.examine(turn);
+        }
+        if self.examination.is_none() {
+            self.send_what_may_leave(turn);
+        }
+    }
+
+    fn settle_again(&mut self, turn: &mut Turn) {
+        for (&parcel, settling) in &mut self.settling {
+            if settling.again_at.is_some_and(|at| at <= turn.now) {
+                settling.again_at = None;
+                let (chunks, fate) = (settling.parcel.ids(), settling.fate.clone());
+                turn.actions.push(Action::Settle { parcel, chunks, fate });
+            }
         }
     }
 
     fn send_what_may_leave(&mut self, turn: &mut Turn) {
         let now = turn.now;
-        while self.in_flight.len() < self.slots(now) {
-            // While the gate is closed every other probe is made with a new parcel: those set aside may be the
-            // ones that never pass.
-            let fresh_first = match &self.gate {
-                Gate::Open => false,
-                Gate::Closed { failures, .. } => failures % 2 == 1 && self.aside.len() < ASIDE_MAX,
-            };
-            let next = if fresh_first {
-                self.compose().or_else(|| self.take_aside(now))
-            } else {
-                self.take_aside(now).or_else(|| self.compose_within_bounds())
-            };
-            let Some((id, mut parcel)) = next else { break };
-            if parcel.tries > 0 || parcel.unconfirmed > 0 {
-                self.retries = self.retries.saturating_add(1);
-            } else if parcel.suspicion == 0 {
-                parcel.baseline = self.passes;
+        while self.busy() < self.gate.slots(now) && self.settling.len() < SETTLING_MAX {
+            if self.gate.wants_trial() && self.send_trial_of_what_is_aside(turn) {
+                continue;
             }
-            parcel.sent_at = now;
-            parcel.renewed = false;
-            turn.actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: false });
-            self.in_flight.insert(id, parcel);
+            // Every other probe is made with what waits in the spool: what is set aside may be what never passes.
+            let fresh_first =
+                !self.gate.is_open() && self.gate.probes().is_multiple_of(2) && self.waiting.any;
+            if !fresh_first && let Some((id, parcel)) = self.take_aside(now) {
+                self.send(id, parcel, turn);
+                continue;
+            }
+            if self.ask(turn) {
+                return;
+            }
+            if let Some((id, parcel)) = self.take_aside(now) {
+                self.send(id, parcel, turn);
+                continue;
+            }
+            if !self.try_for_a_suspect(turn) {
+                return;
+            }
         }
+    }
+
+    /// Asks the spool for as many payloads as there are free slots. True if that is under way.
+    fn ask(&mut self, turn: &mut Turn) -> bool {
+        if self.asking {
+            return true;
+        }
+        let (bounds, due) = (self.bounds(), if self.draining { Due::All } else { Due::Flushed });
+        let apart = self.waiting.apart && self.may_try_apart(turn.now);
+        if !self.may_be_due && !apart {
+            return false;
+        }
+        let free = self.gate.slots(turn.now).saturating_sub(self.busy());
+        // At a pace, each leaves in its own time.
+        let payloads = if apart || self.gate.is_paced() { 1 } else { free };
+        if apart {
+            self.apart_saved = (self.apart_saved - 1.0).max(0.0);
+            self.apart_at = turn.now.saturating_add(APART_PAUSE);
+        }
+        turn.actions.push(Action::Lease { payloads, bounds, due, apart });
+        self.asking = true;
+        true
+    }
+
+    fn may_try_apart(&self, now: Now) -> bool {
+        let quiet = self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET);
+        let one_is_tried = self.parcels().any(|parcel| parcel.apart.is_some());
+        self.gate.is_open()
+            && !self.draining
+            && !one_is_tried
+            && now >= self.apart_at
+            && (self.apart_saved >= 1.0 || quiet)
+    }
+
+    fn parcels(&self) -> impl Iterator<Item = &Parcel> {
+        let settling = self.settling.values().map(|settling| &settling.parcel);
+        self.in_flight.values().chain(self.aside.values()).chain(settling)
+    }
+
+    fn leased(&mut self, payloads: Vec<Leased>, waiting: Waiting, turn: &mut Turn) {
+        self.asking = false;
+        self.waiting = waiting;
+        self.may_be_due = waiting.due;
+        for Leased { chunks, apart } in payloads {
+            let (id, parcel) = (self.new_id(), Parcel::new(chunks, apart, turn.now));
+            if self.examination.is_none() && self.gate.wants_trial() && parcel.rows() > 1 {
+                self.aside.insert(id, parcel);
+                if self.busy() < self.gate.slots(turn.now) {
+                    self.send_trial(Some(id), turn);
+                }
+                continue;
+            }
+            let may_leave = match &self.examination {
+                Some(examination) => examination.wants_other && self.busy() < 2,
+                None => self.busy() < self.gate.slots(turn.now),
+            };
+            if may_leave {
+                if let Some(examination) = &mut self.examination {
+                    examination.wants_other = false;
+                }
+                self.send(id, parcel, turn);
+            }
+            // Otherwise the gate has closed meanwhile: dropped, it waits in the spool again.
+        }
+    }
+
+    fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
+        if parcel.tries > 0 || parcel.unconfirmed > 0 {
+            self.retries = self.retries.saturating_add(1);
+        }
+        parcel.sent_at = turn.now;
+        parcel.renewed = false;
+        self.gate.sent(turn.now, turn.random);
+        turn.actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: false });
+        self.in_flight.insert(id, parcel);
     }
 
     /// The parcel set aside that may be tried again for the longest time.
     fn take_aside(&mut self, now: Now) -> Option<(ParcelId, Parcel)> {
+        let closed = !self.gate.is_open();
         let (&id, _) = self
             .aside
             .iter()
-            .filter(|(_, parcel)| parcel.not_before <= now)
+            .filter(|(_, parcel)| parcel.not_before <= now && (closed || !parcel.wants_trial()))
             .min_by_key(|(_, parcel)| parcel.not_before)?;
         self.aside.remove_entry(&id)
     }
 
-    fn compose_within_bounds(&mut self) -> Option<(ParcelId, Parcel)> {
-        if self.aside.len() < ASIDE_MAX { self.compose() } else { None }
+    fn wait_no_longer(&mut self, now: Now) {
+        for parcel in
+            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0)
+        {
+            parcel.not_before = parcel.not_before.min(now);
+        }
     }
 
-    /// The next payload from the window, if it is full or due.
-    fn compose(&mut self) -> Option<(ParcelId, Parcel)> {
-        let chunks = self.window.take_payload(Bounds {
-            rows_max: self.limits.payload_rows_max,
-            bytes_max: self.payload_bytes_max,
-            due_up_to: self.due_up_to,
-        })?;
-        Some((self.new_id(), Parcel { chunks, ..Parcel::default() }))
+    // === Trials ===
+
+    /// While the gate is closed: a trial of the oldest parcel set aside, or at least of Blueflood. False if none can be made.
+    fn send_trial_of_what_is_aside(&mut self, turn: &mut Turn) -> bool {
+        let tellable = |parcel: &Parcel| parcel.apart.is_none() && (parcel.rows() > 1 || self.has_control);
+        let of = self.aside.iter().find(|(_, parcel)| tellable(parcel)).map(|(&id, _)| id);
+        if of.is_none() && (!self.has_control || self.aside.is_empty()) {
+            return false;
+        }
+        self.send_trial(of, turn);
+        true
     }
 
-    fn new_id(&mut self) -> ParcelId {
-        self.next_parcel = self.next_parcel.saturating_add(1);
-        self.next_parcel
+    /// Sends a few rows of a parcel, or a row that passed before.
+    fn send_trial(&mut self, of: Option<ParcelId>, turn: &mut Turn) {
+        /// Of a smaller parcel a few rows would often hold the very row that fails.
+        const MANY: u64 = 40;
+        /// So few that a row that stands in every payload is likely not among them; and now and then one alone.
+        const ROWS: [u32; 3] = [4, 1, 8];
+        let parcel = of.and_then(|id| self.aside.get(&id));
+        let own = parcel.filter(|parcel| {
+            let few = parcel.rows() < 8 || parcel.root.is_some() && parcel.rows() < MANY;
+            parcel.rows() > 1 && parcel.apart.is_none() && !(few && self.has_control)
+        });
+        let rows = match own {
+            Some(parcel) if parcel.rows() >= MANY => {
+                ROWS.get(usize::try_from(self.tried % 3).unwrap_or(0)).copied().unwrap_or(1)
+            }
+            _ => 1,
+        };
+        let chunks = own.map(Parcel::ids).unwrap_or_default();
+        let trial = self.new_id();
+        self.tried = self.tried.saturating_add(1);
+        self.gate.sent(turn.now, turn.random);
+        turn.actions.push(Action::Try { trial, chunks, rows });
+        self.trials.insert(trial, Trial { of, sent_at: turn.now, renewed: false });
+    }
+
+    /// A parcel failed, its time has come, and nothing has passed since: a few rows will tell whether it is to blame.
+    /// False if there is none such.
+    fn try_for_a_suspect(&mut self, turn: &mut Turn) -> bool {
+        if !self.trials.is_empty() || self.busy() > 0 {
+            return false;
+        }
+        let waits = |parcel: &Parcel| parcel.wants_trial() && parcel.not_before <= turn.now;
+        let found = self.aside.iter().find(|(_, parcel)| waits(parcel));
+        let Some((id, tellable)) =
+            found.map(|(&id, parcel)| (id, parcel.rows() > 1 && parcel.apart.is_none()))
+        else {
+            return false;
+        };
+        if tellable || self.has_control {
+            self.send_trial(Some(id), turn);
+            return true;
+        }
+        // Nobody can tell. It is sent again, and again, until something else comes.
+        match self.aside.remove(&id) {
+            Some(parcel) => self.send(id, parcel, turn),
+            None => return false,
+        }
+        true
     }
 }
 

@@ -3,33 +3,21 @@
 
 use std::time::Duration;
 
+pub use crate::core::queue::{Bounds, ChunkId, Due, Lease, Meta, Waiting};
 use crate::core::{
     backoff::Backoff,
     blueflood::{RowError, Verdict},
+    reason::Refused,
 };
 
 /// Time since some fixed moment of this process, on a clock that never jumps.
 pub type Now = Duration;
 
-/// A chunk's number in the spool; a later chunk has a larger one.
-pub type ChunkId = i64;
-
-/// A parcel's number, of this process only.
+/// A parcel's number, or a trial's, of this process only.
 pub type ParcelId = u64;
 
-/// What is known of a chunk without its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Meta {
-    /// Its number.
-    pub id: ChunkId,
-    /// Rows in it.
-    pub rows: u32,
-    /// Bytes of its rows before compression.
-    pub raw_bytes: u32,
-}
-
 /// What bounds the outbox.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// The largest payload, in bytes before compression.
     pub payload_bytes_max: usize,
@@ -39,58 +27,75 @@ pub struct Limits {
     pub in_flight_max: u32,
     /// How long the gate, and a parcel set aside, wait.
     pub backoff: Backoff,
-    /// Whether new chunks go before old ones.
-    pub newest_first: bool,
     /// Whether there are credentials, so that a 401 can be mended by a new token.
     pub authenticates: bool,
 }
 
+/// What was leased for one payload.
+#[derive(Debug)]
+pub struct Leased {
+    /// Its chunks, in the order in which they are sent; never none.
+    pub chunks: Vec<Lease>,
+    /// If they hold rows of a series that is kept apart: whether the series is proven bad, so that its rows are judged
+    /// together.
+    pub apart: Option<bool>,
+}
+
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Event {
-    /// The spool has a new chunk.
-    Appended(Meta),
-    /// The send interval is over: all that is here is due.
-    Flush,
-    /// What [`Action::Refill`] asked for; `end` if the spool holds no more in that direction.
-    Refilled {
-        /// The chunks, in the order of the catch-up.
-        metas: Vec<Meta>,
-        /// Whether there is none beyond them.
-        end: bool,
+    /// Something may be due now. One that is lost costs a tick, for then the outbox asks anyway.
+    Poke,
+    /// What [`Action::Lease`] asked for, and what still waits.
+    Leased {
+        /// The payloads; fewer than were asked for if no more is due.
+        payloads: Vec<Leased>,
+        /// What waits behind them.
+        waiting: Waiting,
     },
+    /// The spool could not be read: it is asked again at the next tick.
+    NotLeased,
     /// A POST came to an end.
     Answered {
-        /// Which.
+        /// Which parcel, or which trial.
         parcel: ParcelId,
         /// What it came to.
         verdict: Verdict,
         /// From its start.
         took: Duration,
     },
-    /// The spool has carried out [`Action::Settle`]; these chunks are new, made of rows that need another try.
+    /// A POST was never made: there is no token for it.
+    NotSent {
+        /// Which parcel, or which trial.
+        parcel: ParcelId,
+        /// What stands in the way.
+        cause: String,
+        /// When there may be a token.
+        retry_in: Duration,
+    },
+    /// The spool has carried out [`Action::Settle`]; these chunks are new, made of rows that need another try, and leased.
     Settled {
         /// Which.
         parcel: ParcelId,
         /// To be sent by themselves.
-        requeued: Vec<Meta>,
+        pieces: Vec<Lease>,
     },
-    /// The spool could not carry out [`Action::Settle`], or load the chunks: try again later.
-    SpoolFailed {
+    /// The spool could not carry out [`Action::Settle`]: nothing has changed, and it is told again.
+    NotSettled {
         /// Which.
         parcel: ParcelId,
     },
-    /// The spool has none of these chunks any more: it dropped them by its policy.
-    Gone {
-        /// Which.
+    /// The spool could not read the chunks for another try, or has them no more.
+    NotLoaded {
+        /// Which parcel, or which trial.
         parcel: ParcelId,
     },
-    /// The spool's newest chunk, whoever put it there: a replay of dead letters does it without us.
-    Seen(ChunkId),
     /// The daemon stops: all that is here is due.
     Drain,
     /// What kept payloads from leaving is gone, as where Keystone gives tokens again: nothing need wait for its time.
     Mended,
+    /// The settings are others now.
+    Configured(Limits),
     /// Time has passed.
     Tick,
 }
@@ -98,6 +103,17 @@ pub enum Event {
 /// Something to be done.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
+    /// Ask the spool for the next payloads.
+    Lease {
+        /// At most so many.
+        payloads: usize,
+        /// What bounds each.
+        bounds: Bounds,
+        /// What is due.
+        due: Due,
+        /// Of series that are kept apart, instead of all others.
+        apart: bool,
+    },
     /// POST these chunks as one payload.
     Send {
         /// To be named in the answer.
@@ -106,6 +122,15 @@ pub enum Action {
         chunks: Vec<ChunkId>,
         /// With a token newer than the one that was just refused.
         renew_token: bool,
+    },
+    /// POST a few rows only, to see whether Blueflood works. What is stored by it is stored again later, which is harmless.
+    Try {
+        /// To be named in the answer.
+        trial: ParcelId,
+        /// Rows at random out of these chunks; without any, a row that passed before.
+        chunks: Vec<ChunkId>,
+        /// How many rows.
+        rows: u32,
     },
     /// Let the spool settle these chunks.
     Settle {
@@ -116,13 +141,6 @@ pub enum Action {
         /// How.
         fate: Fate,
     },
-    /// Ask the spool for more chunks, beyond `from` in the order of the catch-up.
-    Refill {
-        /// `None`: from the start.
-        from: Option<ChunkId>,
-        /// At most so many.
-        max: usize,
-    },
     /// Worth a line in the log.
     Say(Notice),
 }
@@ -130,19 +148,24 @@ pub enum Action {
 /// Where the rows of a parcel go.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fate {
-    /// All are stored; `unconfirmed` if Blueflood only ever answered 202.
+    /// All are stored.
     Delivered {
-        /// See there.
+        /// Whether Blueflood only ever answered 202.
         unconfirmed: bool,
     },
-    /// All are stored but those.
-    DeliveredExcept(Vec<RowError>),
+    /// All are stored but those that the answer names.
+    DeliveredExcept {
+        /// The named rows.
+        errors: Vec<RowError>,
+        /// What the answer says beside them: some other rows are refused, and nobody knows which.
+        unexplained: Option<String>,
+    },
     /// Those are refused; the others need another try.
     RefusedNamed(Vec<RowError>),
     /// All are refused for one reason.
     RefusedAll {
-        /// The `reason` under which they are counted.
-        reason: &'static str,
+        /// Why, as it is counted.
+        reason: Refused,
         /// Blueflood's words.
         message: String,
     },
@@ -150,11 +173,22 @@ pub enum Fate {
     Halved,
 }
 
+/// Who is ill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Blueflood, or the way to it.
+    Blueflood,
+    /// Keystone: there is no token.
+    Keystone,
+}
+
 /// A change worth telling an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The gate closed.
     Closed {
+        /// Who is the cause.
+        who: Who,
         /// What was seen.
         cause: String,
         /// Until the first probe.
@@ -169,6 +203,11 @@ pub enum Notice {
     },
     /// Nothing will pass until somebody changes a setting.
     Misconfigured(String),
+    /// A few rows of a payload pass, and the whole of it does not: it is examined.
+    Examining {
+        /// What was seen.
+        cause: String,
+    },
     /// A parcel fails while others pass, and is halved to find the rows that cause it.
     Halving {
         /// Rows in it.
@@ -194,10 +233,14 @@ pub struct Status {
     pub set_aside: usize,
     /// POSTs that were a second or later try.
     pub retries: u64,
+    /// POSTs of a few rows, to see whether Blueflood works.
+    pub trials: u64,
     /// Until when the gate is closed, and why.
     pub closed: Option<(Now, String)>,
     /// What only a human can mend.
     pub misconfigured: Option<String>,
     /// The largest payload now, in bytes before compression.
     pub payload_bytes_max: usize,
+    /// Whether a payload could leave now, if one were due.
+    pub has_free_slot: bool,
 }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use crate::core::{
     chunk::Chunk,
-    outbox::{ChunkId, Meta},
+    queue::{ChunkId, Meta},
 };
 
 /// Bytes of chunks that are not in the file, at most.
@@ -32,7 +32,7 @@ impl Kept {
         self.chunk.body.len().saturating_add(size_of::<Self>())
     }
 
-    fn meta(&self) -> Meta {
+    pub(super) fn meta(&self) -> Meta {
         Meta { id: self.id, rows: self.chunk.rows, raw_bytes: self.chunk.raw_bytes }
     }
 }
@@ -85,11 +85,6 @@ impl Fresh {
     /// The numbers, rows and bytes of what is not in the file.
     pub(super) fn held_metas(&self) -> impl Iterator<Item = Meta> {
         self.held().map(Kept::meta)
-    }
-
-    /// Rows that are not in the file.
-    pub(super) fn held_rows(&self) -> u64 {
-        self.held().fold(0, |rows, kept| rows.saturating_add(kept.chunk.rows.into()))
     }
 
     /// A chunk that is not in the file.

@@ -35,24 +35,39 @@ impl Worker {
             }
             let Some((batch, reply)) = self.waiting.pop_front() else { return };
             // It may also wait here twice: once more for a collector that was started again.
-            if batch.is_stored() {
-                let _ = reply.send(Ok(None));
-                continue;
+            if !batch.is_stored() {
+                let mut tally = Tally::default();
+                let due = self.due(batch.received_ms);
+                for (series, rows) in self.sift(&batch.rows) {
+                    let chunk = self.sealer.seal(&rows);
+                    let id = self.next_id();
+                    let kept =
+                        Kept { id, chunk, received_ms: batch.received_ms, due: Some(due), loaded: false };
+                    let meta = kept.meta();
+                    self.fresh.keep(kept);
+                    tally.add(Where::Open, Where::Held, meta.rows.into());
+                    match series {
+                        Some(series) => self.queue.added_apart(meta, series),
+                        None => self.queue.added(meta, batch.due),
+                    }
+                }
+                self.ledger.change(|ledger| ledger.apply(&tally));
+                batch.set_stored();
             }
-            let chunk = self.sealer.seal(&batch.rows);
-            let id = self.next_id();
-            let meta = Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes };
-            let due = self.due(batch.received_ms);
-            self.fresh.keep(Kept {
-                id,
-                chunk,
-                received_ms: batch.received_ms,
-                due: Some(due),
-                loaded: false,
-            });
-            self.ledger.change(|ledger| ledger.spooled(meta.rows.into()));
-            batch.set_stored();
-            let _ = reply.send(Ok(Some(meta)));
+            let _ = reply.send(Ok(self.queue.waiting(self.bounds, Due::Flushed).due));
+        }
+    }
+
+    /// The rows of a batch, those of series that are kept apart by themselves.
+    fn sift(&self, rows: &row::Array) -> Vec<(Option<Arc<[u8]>>, row::Array)> {
+        if self.queue.series_apart().len() == 0 {
+            return vec![(None, rows.clone())];
+        }
+        let text = rows.text();
+        let sifted = self.queue.sift(RowsRef { text: &text, count: rows.count() });
+        match sifted.apart.is_empty() {
+            true => vec![(None, rows.clone())],
+            false => sifted.all().map(|(series, rows)| (series, rows.into())).collect(),
         }
     }
 
@@ -104,14 +119,6 @@ impl Worker {
         false
     }
 
-    /// Writes all that is held, for this is its last chance. What cannot be written is in hand again, and lost with the
-    /// process.
-    pub(super) fn write_last(&mut self) {
-        self.write_held(|_| true);
-        let held = self.fresh.held_rows();
-        self.ledger.change(|ledger| ledger.unspooled(held));
-    }
-
     /// Writes as many of `group` as there is room for; how many.
     fn write_group(&mut self, group: &[Kept], after: &mut After) -> rusqlite::Result<usize> {
         let mut written: usize = 0;
@@ -129,7 +136,7 @@ impl Worker {
     /// Writes a chunk that is held.
     pub(super) fn write_one(&self, kept: &Kept, after: &mut After) -> rusqlite::Result<()> {
         self.store.insert(kept.id, &kept.chunk, kept.received_ms)?;
-        self.store.count("received", "", kept.chunk.rows.into())?;
+        after.tally.add(Where::Held, Where::Spooled, kept.chunk.rows.into());
         after.written_chunks.push(kept.id);
         Ok(())
     }
@@ -164,14 +171,11 @@ impl Worker {
                 self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
             let stored = self.write(|worker, after| worker.append(&group, after));
             match stored {
-                Ok(metas) => {
-                    if metas.is_empty() {
-                        return self.block(self.no_room());
-                    }
-                    for meta in metas {
-                        if let Some((_, reply)) = self.waiting.pop_front() {
-                            let _ = reply.send(Ok(meta));
-                        }
+                Ok(0) => return self.block(self.no_room()),
+                Ok(taken) => {
+                    let due = self.queue.waiting(self.bounds, Due::Flushed).due;
+                    for (_, reply) in self.waiting.drain(..taken.min(self.waiting.len())) {
+                        let _ = reply.send(Ok(due));
                     }
                     self.unblock();
                 }
@@ -192,51 +196,63 @@ impl Worker {
         self.blocked = Some(cause);
     }
 
-    /// Stores as many of `batches` as there is room for.
-    fn append(&mut self, batches: &[Arc<Batch>], after: &mut After) -> rusqlite::Result<Vec<Option<Meta>>> {
-        let mut metas = Vec::new();
+    /// Stores as many of `batches` as there is room for; how many.
+    fn append(&mut self, batches: &[Arc<Batch>], after: &mut After) -> rusqlite::Result<usize> {
+        let mut taken: usize = 0;
         for batch in batches {
             // It may also wait here twice: once more for a collector that was started again.
-            if batch.is_stored() || after.stored.iter().any(|stored| Arc::ptr_eq(stored, batch)) {
-                metas.push(None);
-                continue;
+            if !batch.is_stored() && !after.stored.iter().any(|stored| Arc::ptr_eq(stored, batch)) {
+                let sealed: Vec<_> = self
+                    .sift(&batch.rows)
+                    .into_iter()
+                    .map(|(series, rows)| (series, self.sealer.seal(&rows)))
+                    .collect();
+                let bytes = sealed.iter().map(|(_, chunk)| chunk.body.len()).sum();
+                if !self.make_room(bytes, after)? {
+                    break;
+                }
+                for (series, chunk) in sealed {
+                    let meta = self.insert(chunk, batch.received_ms, batch.due, series, after)?;
+                    after.tally.add(Where::Open, Where::Spooled, meta.rows.into());
+                }
+                after.stored.push(batch.clone());
             }
-            let chunk = self.sealer.seal(&batch.rows);
-            if !self.make_room(chunk.body.len(), after)? {
-                break;
-            }
-            let id = self.next_id();
-            let meta = self.store.insert(id, &chunk, batch.received_ms)?;
-            metas.push(Some(meta));
-            let rows = u64::from(chunk.rows);
-            self.store.count("received", "", rows)?;
-            after.changes.push(Box::new(move |ledger| ledger.spooled(rows)));
-            after.stored.push(batch.clone());
-            after.fresh.push(Kept { id, chunk, received_ms: batch.received_ms, due: None, loaded: false });
+            taken = taken.saturating_add(1);
         }
         self.write_counts(after)?;
-        Ok(metas)
+        Ok(taken)
     }
 
-    /// Makes room for a chunk by the policy; false if it has to wait.
+    /// Makes room for a chunk by the policy; false if it has to wait. What is leased stays.
     fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
         let mut bytes_max = self.options.policy.bytes_max.saturating_add(OVERHEAD_BYTES);
-        let mut reason = "spool_full";
+        if self.last_call {
+            // What is in hand ends with the process, and is little beside what the cap keeps the disk for.
+            bytes_max = u64::MAX;
+        }
+        let mut reason = Dropped::SpoolFull;
         if self.disk_full {
             bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
-            reason = "disk_full";
+            reason = Dropped::DiskFull;
         }
         let fits = |used: u64| used.saturating_add(bytes as u64) <= bytes_max;
         let mut rows: u64 = 0;
         while !fits(self.store.used_bytes()?) {
+            let here = self.store.oldest(self.queue.leased().saturating_add(1))?;
             // One chunk larger than the cap is still taken: nothing could leave to make room for it.
-            let Some(oldest) = self.store.scan(None, false, 1)?.pop() else { break };
+            if here.is_empty() {
+                break;
+            }
             if self.options.policy.when_full == WhenFull::Block {
                 return Ok(false);
             }
-            rows = rows.saturating_add(self.store.remove(&[oldest.id])?);
+            // With everything on its way the cap is passed by what is in flight, until that is answered.
+            let Some((oldest, _)) = here.into_iter().find(|(id, _)| !self.queue.is_leased(*id)) else {
+                break;
+            };
+            rows = rows.saturating_add(self.store.remove(&[oldest])?);
+            after.settled.push(oldest);
         }
-        self.store.count("dropped", reason, rows)?;
         after.dropped(reason, rows);
         Ok(true)
     }
@@ -250,10 +266,7 @@ impl Worker {
         self.store.count_by_reason("malformed", &ledger::since(&now.malformed, &self.written.malformed))?;
         let names = now.names_replaced.saturating_sub(self.written.names_replaced);
         self.store.count("names_replaced", "", names)?;
-        let unwritten = self.unwritten;
-        self.store.count("received", "", unwritten.delivered)?;
-        self.store.count("delivered", "", unwritten.delivered)?;
-        self.store.count("unconfirmed", "", unwritten.unconfirmed)?;
+        after.late.merge(&self.unwritten);
         self.store.set_last_id(self.last_id)?;
         after.written = Some(now);
         Ok(())

@@ -1,40 +1,168 @@
-//! Owns the way out of the spool: what is there, reading it, and carrying out the fate of what was sent. It never
-//! decides that fate.
+//! Owns the way out of the spool: leases with the bodies of their chunks, and the fate of what was sent, which it carries
+//! out. It never decides that fate.
 
 use super::*;
 
+/// Chunks that are divided for one answer, at most, beside the payloads that it gives: what is left comes the next time.
+const DIVIDED_MAX: usize = 8;
+
 impl Worker {
-    /// Chunks beyond `from` in the order of the catch-up, those that are held among them.
-    pub(super) fn scan(&self, from: Option<ChunkId>, max: usize) -> rusqlite::Result<Vec<Meta>> {
-        let newest_first = self.options.newest_first;
-        let mut metas = self.store.scan(from, newest_first, max)?;
-        let beyond = |id: ChunkId| from.is_none_or(|from| if newest_first { id < from } else { id > from });
-        metas.extend(self.fresh.held_metas().filter(|meta| beyond(meta.id)));
-        metas.sort_unstable_by_key(|meta| if newest_first { meta.id.saturating_neg() } else { meta.id });
-        metas.truncate(max);
-        Ok(metas)
+    // === Leases ===
+
+    /// Leases the next payloads.
+    pub(super) fn grant(&mut self, ask: &Ask) -> Result<Granted, SpoolError> {
+        self.bounds = ask.bounds;
+        self.queue.take_back();
+        let mut payloads: Vec<Payload> = Vec::new();
+        for _ in 0..ask.payloads.saturating_add(DIVIDED_MAX) {
+            if payloads.len() >= ask.payloads {
+                break;
+            }
+            let next = if ask.apart { self.next_apart(ask.bounds) } else { self.next_payload(ask) };
+            match next {
+                Ok(Next::Payload(payload)) => payloads.push(payload),
+                Ok(Next::Again) => {}
+                Ok(Next::Nothing) => break,
+                // What is leased already is given; the error shows again.
+                Err(_) if !payloads.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if !payloads.is_empty() && !ask.apart {
+            self.due_since = None;
+        }
+        Ok(Granted { payloads, waiting: self.queue.waiting(ask.bounds, ask.due) })
     }
 
-    pub(super) fn newest(&self) -> rusqlite::Result<Option<ChunkId>> {
-        let held = self.fresh.held().next_back().map(|kept| kept.id);
-        Ok(self.store.newest()?.max(held))
+    fn next_payload(&mut self, ask: &Ask) -> Result<Next, SpoolError> {
+        self.fill()?;
+        let metas = self.queue.next(ask.bounds, ask.due);
+        if metas.is_empty() {
+            return Ok(Next::Nothing);
+        }
+        let (mut ids, mut chunks) = (Vec::new(), Vec::new());
+        for meta in metas {
+            let Some(chunk) = self.read(|worker| worker.load_one(meta.id))? else {
+                // It is not there, which the audit tells too.
+                self.queue.settled(meta.id);
+                continue;
+            };
+            let divide = !ask.bounds.hold(&meta)
+                || (self.queue.needs_sifting(meta.id) && self.holds_series_apart(&chunk));
+            if !divide {
+                ids.push(meta);
+                chunks.push(chunk);
+            } else if ids.is_empty() {
+                return self.divide(&meta, &chunk, ask.bounds);
+            } else {
+                break; // it is divided when it is the first
+            }
+        }
+        if ids.is_empty() {
+            return Ok(Next::Again);
+        }
+        let leases = ids.into_iter().map(|meta| self.queue.lease(meta)).collect();
+        Ok(Next::Payload(Payload { leases, chunks, apart: None }))
+    }
+
+    fn next_apart(&mut self, bounds: Bounds) -> Result<Next, SpoolError> {
+        let Some(apart) = self.queue.next_apart(bounds) else { return Ok(Next::Nothing) };
+        let (mut leases, mut chunks) = (Vec::new(), Vec::new());
+        for meta in apart.chunks {
+            match self.read(|worker| worker.load_one(meta.id))? {
+                Some(chunk) => {
+                    leases.push(self.queue.lease(meta));
+                    chunks.push(chunk);
+                }
+                None => drop(self.queue.settled(meta.id)),
+            }
+        }
+        let payload = Payload { leases, chunks, apart: Some(apart.proven) };
+        Ok(if payload.leases.is_empty() { Next::Again } else { Next::Payload(payload) })
+    }
+
+    /// Brings chunks into the index, if it has few.
+    fn fill(&mut self) -> Result<(), SpoolError> {
+        while let Some((edge, max)) = self.queue.wants() {
+            let newest_first = self.options.newest_first;
+            let mut metas = self.read(|worker| worker.store.scan(Some(edge), newest_first, max))?;
+            let end = metas.len() < max;
+            // Those that are held are in no file, and belong before what comes after them.
+            let last = metas.last().map(|meta| meta.id).filter(|_| !end);
+            let beyond = |id: ChunkId| {
+                let after_edge = if newest_first { id < edge } else { id > edge };
+                after_edge && last.is_none_or(|last| if newest_first { id > last } else { id < last })
+            };
+            metas.extend(self.fresh.held_metas().filter(|meta| beyond(meta.id)));
+            metas.sort_unstable_by_key(|meta| if newest_first { meta.id.saturating_neg() } else { meta.id });
+            self.queue.filled(&metas, end);
+        }
+        Ok(())
+    }
+
+    fn holds_series_apart(&self, chunk: &Chunk) -> bool {
+        chunk.open().is_ok_and(|rows| !self.queue.sift(rows.as_ref()).apart.is_empty())
+    }
+
+    /// Divides a chunk that is larger than a payload may be, or holds rows of series that are kept apart. The first piece is
+    /// leased, the others wait.
+    fn divide(&mut self, meta: &Meta, chunk: &Chunk, bounds: Bounds) -> Result<Next, SpoolError> {
+        let divided = self.write(|worker, after| {
+            let damaged = |damaged| store::damage(format!("chunk {}: {damaged}", meta.id));
+            let rows = chunk.open().map_err(damaged)?;
+            let received_ms = worker.take_out(meta.id, after)?.unwrap_or_else(now_ms);
+            let mut first = None;
+            for (series, rows) in worker.queue.sift(rows.as_ref()).all() {
+                let mut rest = rows.as_ref();
+                while rest.count > 0 {
+                    let bytes_max =
+                        bounds.bytes_max.saturating_sub(crate::core::payload::punctuation_bytes(1));
+                    let (mut piece, mut tail) = rest.split(bounds.rows_max.max(1), bytes_max);
+                    if piece.count == 0 {
+                        (piece, tail) = rest.split(1, usize::MAX);
+                    }
+                    rest = tail;
+                    let sealed = worker.sealer.seal(&piece.into());
+                    let meta = worker.insert(sealed.clone(), received_ms, true, series.clone(), after)?;
+                    if series.is_none() && first.is_none() {
+                        first = Some((meta, sealed));
+                    }
+                }
+            }
+            Ok(first)
+        })?;
+        Ok(match divided {
+            Some((meta, chunk)) => {
+                let leases = vec![self.queue.lease(meta)];
+                Next::Payload(Payload { leases, chunks: vec![chunk], apart: None })
+            }
+            None => Next::Again,
+        })
+    }
+
+    /// Every chunk that is here.
+    #[cfg(test)]
+    pub(super) fn chunks(&mut self) -> rusqlite::Result<Vec<Meta>> {
+        let mut metas = self.store.scan(None, false, usize::MAX)?;
+        metas.extend(self.fresh.held_metas());
+        metas.sort_unstable_by_key(|meta| meta.id);
+        Ok(metas)
     }
 
     pub(super) fn load(&mut self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
         let mut chunks = Vec::with_capacity(ids.len());
         for &id in ids {
-            match self.fresh.load(id) {
-                // One that is in the file may have been dropped by policy meanwhile.
-                Some(kept) if kept.due.is_some() || self.store.has(id)? => chunks.push(kept.chunk),
-                Some(_) => {}
-                None => chunks.extend(self.load_one(id)?),
-            }
+            chunks.extend(self.load_one(id)?);
         }
         Ok(chunks)
     }
 
-    /// A chunk that does not read back as it was stored is a damaged file, whatever SQLite thinks of it.
-    fn load_one(&self, id: ChunkId) -> rusqlite::Result<Option<Chunk>> {
+    /// A chunk, out of memory or out of the file. One that does not read back as it was stored is a damaged file, whatever
+    /// SQLite thinks of it.
+    fn load_one(&mut self, id: ChunkId) -> rusqlite::Result<Option<Chunk>> {
+        if let Some(kept) = self.fresh.load(id) {
+            return Ok(Some(kept.chunk));
+        }
         match self.store.load(id)? {
             Some(Loaded::Intact(_, chunk)) => Ok(Some(chunk)),
             Some(Loaded::Damaged(_)) => {
@@ -43,6 +171,8 @@ impl Worker {
             None => Ok(None),
         }
     }
+
+    // === Settling ===
 
     pub(super) fn settle_all(&mut self, settles: &mut Vec<Settle>) {
         let (held, mut settles): (Vec<_>, Vec<_>) = settles.drain(..).partition(|(chunks, fate, _)| {
@@ -65,7 +195,8 @@ impl Worker {
         match together {
             Ok(requeued) => {
                 for ((_, _, reply), metas) in settles.drain(..).zip(requeued) {
-                    let _ = reply.send(Ok(metas));
+                    let leases = metas.into_iter().map(|meta| self.queue.lease(meta)).collect();
+                    let _ = reply.send(Ok(leases));
                 }
             }
             Err(error) => {
@@ -79,93 +210,128 @@ impl Worker {
     /// Blueflood has chunks that are not in the file: they need not be. They are counted there before long.
     fn settle_held(&mut self, ids: &[ChunkId], fate: &Fate) {
         let mut after = After::default();
-        let mut delivered: u64 = 0;
         for kept in ids.iter().filter_map(|&id| self.fresh.remove(id)) {
-            delivered = delivered.saturating_add(kept.chunk.rows.into());
-            after.delivered.push((kept.received_ms, kept.chunk.rows.into()));
+            let rows = u64::from(kept.chunk.rows);
+            after.tally.add(Where::Held, Where::Delivered, rows);
+            after.delivered.push((kept.received_ms, rows));
+            after.passed.extend(self.queue.series_of(kept.id));
+            after.settled.push(kept.id);
+            if matches!(fate, Fate::Delivered { unconfirmed: true }) {
+                after.tally.unconfirmed = after.tally.unconfirmed.saturating_add(rows);
+            }
         }
-        let unconfirmed = if matches!(fate, Fate::Delivered { unconfirmed: true }) { delivered } else { 0 };
-        self.unwritten.delivered = self.unwritten.delivered.saturating_add(delivered);
-        self.unwritten.unconfirmed = self.unwritten.unconfirmed.saturating_add(unconfirmed);
-        after.settled(Settled { delivered, unconfirmed, ..Settled::default() });
+        self.unwritten.merge(&after.tally);
         self.follow(after);
+    }
+
+    /// Takes a chunk out, wherever it is: when its oldest row came; `None` if it is gone. Its rows are `Spooled` then.
+    fn take_out(&mut self, id: ChunkId, after: &mut After) -> rusqlite::Result<Option<i64>> {
+        if let Some(kept) = self.fresh.get_held(id) {
+            after.tally.add(Where::Held, Where::Spooled, kept.chunk.rows.into());
+            let received_ms = kept.received_ms;
+            after.settled.push(id);
+            return Ok(Some(received_ms));
+        }
+        let mut received = None;
+        self.store.remove_each(&[id], |_, received_ms| received = Some(received_ms))?;
+        after.settled.push(id);
+        Ok(received)
     }
 
     /// Carries out a fate, on the chunks that are still here.
     fn settle(&mut self, ids: &[ChunkId], fate: &Fate, after: &mut After) -> rusqlite::Result<Vec<Meta>> {
+        let series = ids.iter().find_map(|&id| self.queue.series_of(id));
         if let Fate::Delivered { unconfirmed } = *fate {
-            let (held, written): (Vec<_>, Vec<_>) =
-                ids.iter().partition(|&&id| self.fresh.get_held(id).is_some());
-            let mut rows = self
-                .store
-                .remove_each(&written, |rows, received_ms| after.delivered.push((received_ms, rows)))?;
-            for kept in held.iter().filter_map(|&id| self.fresh.get_held(id)) {
-                let held = u64::from(kept.chunk.rows);
-                rows = rows.saturating_add(held);
-                self.store.count("received", "", held)?;
-                after.delivered.push((kept.received_ms, held));
-                after.forgotten.push(kept.id);
+            let mut rows: u64 = 0;
+            for &id in ids {
+                let held = self.fresh.get_held(id).map(|kept| (kept.chunk.rows.into(), kept.received_ms));
+                if let Some((held, received_ms)) = held {
+                    rows = rows.saturating_add(held);
+                    after.tally.add(Where::Held, Where::Delivered, held);
+                    after.delivered.push((received_ms, held));
+                } else {
+                    let removed = self
+                        .store
+                        .remove_each(&[id], |rows, received_ms| after.delivered.push((received_ms, rows)))?;
+                    after.tally.add(Where::Spooled, Where::Delivered, removed);
+                    rows = rows.saturating_add(removed);
+                }
+                after.settled.push(id);
             }
-            self.store.count("delivered", "", rows)?;
-            let unconfirmed = if unconfirmed { rows } else { 0 };
-            self.store.count("unconfirmed", "", unconfirmed)?;
-            after.settled(Settled { delivered: rows, unconfirmed, ..Settled::default() });
+            if unconfirmed {
+                after.tally.unconfirmed = after.tally.unconfirmed.saturating_add(rows);
+            }
+            after.passed.extend(series);
             return Ok(Vec::new());
         }
         let mut rows = Rows::default();
         let mut received_ms = now_ms();
         for &id in ids {
-            if let Some(kept) = self.fresh.get_held(id) {
-                self.write_one(kept, after)?;
-                after.forgotten.push(id);
-            }
             let Some(chunk) = self.load_one(id)? else { continue };
             let opened = chunk.open().map_err(|damaged| store::damage(format!("chunk {id}: {damaged}")))?;
             rows.append(opened.as_ref());
-            received_ms = received_ms.min(self.store.received_ms(id)?.unwrap_or(received_ms));
-            self.store.remove(&[id])?;
+            received_ms = received_ms.min(self.take_out(id, after)?.unwrap_or(received_ms));
         }
         let Settlement { delivered, refused, requeued, unmatched } = settlement::settle(rows.as_ref(), fate);
-        let mut by_reason = ByReason::new();
         for letter in &refused {
-            ledger::add(&mut by_reason, letter.reason, 1);
+            after.tally.add(Where::Spooled, Where::Refused(letter.reason), 1);
+            if letter.reason == reason::Refused::AlwaysFails {
+                after.refused_series.extend(row::name(&letter.row).map(<[u8]>::to_vec));
+            }
         }
         let refused_ms = now_ms();
         self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), refused_ms)?;
         after.refused.extend(Refused::last_of(&refused, refused_ms));
-        self.store.count("delivered", "", delivered)?;
+        after.tally.add(Where::Spooled, Where::Delivered, delivered);
         after.delivered.push((received_ms, delivered));
-        self.store.count_by_reason("refused", &by_reason)?;
+        after.passed.extend(series.clone().filter(|_| delivered > 0));
         let bytes: usize =
             refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
         after.dead_letter_bytes = after.dead_letter_bytes.saturating_add_unsigned(bytes as u64);
         self.bound_dead_letters(after)?;
-        after.settled(Settled { delivered, refused: by_reason, ..Settled::default() });
         if unmatched > 0 {
             after.notices.push(Notice::Unattributed { errors: unmatched });
         }
-        requeued.into_iter().map(|rows| self.insert(rows, received_ms)).collect()
+        let mut metas = Vec::with_capacity(requeued.len());
+        for rows in requeued {
+            let chunk = self.sealer.seal(&rows.into());
+            metas.push(self.insert(chunk, received_ms, true, series.clone(), after)?);
+        }
+        Ok(metas)
     }
 
-    /// Stores rows as a chunk of their own.
-    pub(super) fn insert(&mut self, rows: Rows, received_ms: i64) -> rusqlite::Result<Meta> {
-        let chunk = self.sealer.seal(&rows.into());
+    /// Stores a chunk in the file. Its rows are counted by the caller.
+    pub(super) fn insert(
+        &mut self,
+        chunk: Chunk,
+        received_ms: i64,
+        due: bool,
+        series: Option<Arc<[u8]>>,
+        after: &mut After,
+    ) -> rusqlite::Result<Meta> {
         let id = self.next_id();
-        self.store.insert(id, &chunk, received_ms)
+        let meta = self.store.insert(id, &chunk, received_ms)?;
+        after.added.push(Added { meta, due, series });
+        after.fresh.push(Kept { id, chunk, received_ms, due: None, loaded: false });
+        Ok(meta)
     }
 
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
-        let mut discarded: u64 = 0;
         // In the same file as the chunks, they must not leave too little room for these.
         let bytes_max = self.options.policy.dead_letter_bytes_max.min(self.options.policy.bytes_max / 4);
         while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes) > bytes_max {
             let Some(bytes) = self.store.discard_oldest_dead_letter()? else { break };
             after.dead_letter_bytes = after.dead_letter_bytes.saturating_sub_unsigned(bytes);
-            discarded = discarded.saturating_add(1);
+            after.tally.dead_letters_discarded = after.tally.dead_letters_discarded.saturating_add(1);
         }
-        after.changes.push(Box::new(move |ledger| {
-            ledger.dead_letters_discarded = ledger.dead_letters_discarded.saturating_add(discarded);
-        }));
         Ok(())
     }
+}
+
+/// What comes next out of the queue.
+enum Next {
+    Payload(Payload),
+    /// A chunk was divided, or is gone: look again.
+    Again,
+    Nothing,
 }

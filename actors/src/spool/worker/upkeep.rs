@@ -5,6 +5,7 @@ use super::*;
 
 impl Worker {
     pub(super) fn upkeep(&mut self) {
+        self.queue.take_back();
         if let Some(age_max) = self.options.policy.age_max {
             let limit = now_ms().saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
             // An error shows in the requests too, and the next upkeep comes in a second.
@@ -19,22 +20,66 @@ impl Worker {
         self.say_dropped_if_due();
         self.look_for_room_on_disk();
         self.append_waiting();
-        if self.unwritten != Unwritten::default() {
+        if !self.unwritten.is_empty() {
             let _ = self.write(Self::write_counts);
         }
         // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.
         let keep = if self.disk_full { 0 } else { GIVE_BACK_PAGES };
         let _ = self.store.give_back(keep, GIVE_BACK_PAGES);
+        if Instant::now() >= self.audit_at {
+            self.audit();
+        }
         self.show_status();
+    }
+
+    /// Counts again what the index should hold. It must always be right, for what it does not hold is never sent.
+    fn audit(&mut self) {
+        let started = Instant::now();
+        let newest_first = self.options.newest_first;
+        let (indexed, edge) = self.queue.count();
+        let beyond_edge =
+            |id: ChunkId| edge.is_some_and(|edge| if newest_first { id < edge } else { id > edge });
+        // An error shows in the requests too.
+        if let Ok((all, beyond)) = self.store.count_chunks(edge, newest_first) {
+            let held = self.fresh.held_metas().count();
+            let held_beyond = self.fresh.held_metas().filter(|meta| beyond_edge(meta.id)).count();
+            let here = all.saturating_add(held);
+            let not_indexed =
+                beyond.saturating_add(held_beyond).saturating_sub(self.queue.counted_beyond_edge());
+            if indexed.saturating_add(not_indexed) != here {
+                self.reindex(format!(
+                    "{here} chunks are here, {indexed} in the index and {not_indexed} beyond it"
+                ));
+            }
+        }
+        self.audit_at = Instant::now() + AUDIT_EVERY.max(started.elapsed().saturating_mul(1_000));
+    }
+
+    /// Makes the index anew.
+    pub(super) fn reindex(&mut self, why: String) {
+        self.audit_failures = self.audit_failures.saturating_add(1);
+        self.queue.forget(self.last_id);
+        self.due_since = None;
+        (self.say)(Notice::AuditFailed(why));
     }
 
     fn drop_older_than(&mut self, limit_ms: i64, after: &mut After) -> rusqlite::Result<()> {
         let mut rows: u64 = 0;
-        while let Some(id) = self.store.oldest_before(limit_ms)? {
-            rows = rows.saturating_add(self.store.remove(&[id])?);
+        loop {
+            // What is leased stays: it is dropped when it waits again.
+            let oldest = self.store.oldest(self.queue.leased().saturating_add(64))?;
+            let old: Vec<ChunkId> = oldest
+                .into_iter()
+                .filter(|&(id, received_ms)| received_ms < limit_ms && !self.queue.is_leased(id))
+                .map(|(id, _)| id)
+                .collect();
+            if old.is_empty() {
+                break;
+            }
+            rows = rows.saturating_add(self.store.remove(&old)?);
+            after.settled.extend(old);
         }
-        self.store.count("dropped", "max_age", rows)?;
-        after.dropped("max_age", rows);
+        after.dropped(Dropped::MaxAge, rows);
         Ok(())
     }
 
@@ -46,17 +91,14 @@ impl Worker {
                 return Ok(());
             }
             let mut rows = Rows::default();
-            let mut by_reason = ByReason::new();
-            for (row, reason) in &letters {
+            for (row, label) in &letters {
                 rows.append(RowsRef { text: row.as_bytes(), count: 1 });
-                ledger::add(&mut by_reason, reason, 1);
+                let refused = reason::Refused::of_label(label).unwrap_or(reason::Refused::Other);
+                after.tally.add(Where::Refused(refused), Where::Spooled, 1);
             }
             let count = u64::from(rows.count);
-            self.insert(rows, now_ms())?;
-            for (reason, &n) in &by_reason {
-                self.store.uncount("refused", reason, n)?;
-            }
-            after.changes.push(Box::new(move |ledger| ledger.replayed(&by_reason)));
+            let chunk = self.sealer.seal(&rows.into());
+            self.insert(chunk, now_ms(), true, None, after)?;
             after.notices.push(Notice::Replayed { rows: count });
         }
     }
