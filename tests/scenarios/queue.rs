@@ -65,14 +65,15 @@ pub fn block_and_ten_reloads(stage: &mut Stage) {
     block(stage, &["--seal_interval", "0.05"], |stage| (0..10).for_each(|_| stage.reload()));
 }
 
+/// Up for one second of four, so that the spool is full and has room again by turns.
 pub fn block_flapping(stage: &mut Stage) {
-    let fault = stage.seconds(30.0, 6.0);
-    let plan = fat_plan(stage);
-    let odd = move |request: &Request<'_>| {
-        let bad = request.elapsed < fault && request.elapsed.as_secs() % 2 == 1;
+    let fault = Duration::from_secs(32);
+    let plan = Plan::new(400_000, 20_000).named(fat);
+    stage.open(plan, &[&BLOCK[..], &["--seal_interval", "0.05"]].concat(), move |request| {
+        let bad = request.elapsed < fault && request.elapsed.as_secs() % 4 < 3;
         if bad { Answer::Status(503) } else { Answer::Ok }
-    };
-    stage.open(plan, &[&BLOCK[..], &["--seal_interval", "0.05"]].concat(), odd);
+    });
+    expect_full(stage);
     stage.settle(Expect::default());
 }
 
@@ -127,7 +128,7 @@ pub fn max_rows_20_at_full_speed(stage: &mut Stage) {
 }
 
 pub fn max_rows_1(stage: &mut Stage) {
-    let plan = Plan::new(stage.size(40_000, 10_000), 2_000);
+    let plan = Plan::new(stage.size(40_000, 10_000), 2_000).connections(4);
     stage.open(plan, &["--max_rows", "1"], |_| Answer::Ok);
     stage.settle(Expect { posts_agree: true, ..Expect::default() });
 }
@@ -217,7 +218,7 @@ fn refuse_by_name(_: &Request<'_>) -> Answer {
 }
 
 pub fn replay_beside_a_flow(stage: &mut Stage) {
-    let plan = Plan::new(stage.size(3_000, 1_500), 50).named(one_of_50);
+    let plan = Plan::new(stage.size(3_000, 1_000), 50).named(one_of_50);
     replay(stage, plan, &["-i", "2"], stage.size(25, 10), refuse_whole);
 }
 

@@ -283,7 +283,9 @@ impl Stage {
         let (begun, written, uncertain) = (load.begun(), load.written(), load.uncertain());
         let certain = if self.kernel_may_hold { 0 } else { written.saturating_sub(uncertain) };
         let drained = Instant::now();
-        let settled = |stats: &Value| count(stats, "received") >= certain && count(stats, "buffered") == 0;
+        let settled = |stats: &Value| {
+            stats.is_object() && count(stats, "received") >= certain && count(stats, "buffered") == 0
+        };
         let empty = until(expect.drain, || settled(&self.stats()));
         self.note("drained_s", drained.elapsed().as_secs());
         let stats = self.stats();
@@ -310,7 +312,8 @@ impl Stage {
         }
         let broken = |line: &&Value| {
             let text = line.to_string();
-            text.contains("panick") || text.contains("audit") || text.contains("is a bug")
+            let serious = line["level"] == "error" || line["level"] == "critical";
+            text.contains("panick") || serious && (text.contains("audit") || text.contains("is a bug"))
         };
         if let Some(line) = ended.log.iter().find(broken) {
             self.fail(format!("it said: {line}"));
@@ -370,6 +373,8 @@ impl Stage {
             let ready = self.daemon.as_ref().and_then(|daemon| daemon.get("/readyz"));
             let is_ready = ready.as_ref().is_some_and(|(status, _)| *status == 200);
             self.check(is_ready, || format!("it is not ready, though nothing is wrong: {ready:?}"));
+            let wrong = stats["wrong"].as_array().is_none_or(Vec::is_empty);
+            self.check(wrong, || format!("it says that something is wrong: {}", stats["wrong"]));
         }
         for (key, value) in [("received", received), ("arrived", arrived), ("again", again)] {
             self.note(key, value);

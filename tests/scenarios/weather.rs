@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::load::Plan;
 use crate::names::BAD;
-use crate::sink::{Answer, Request};
+use crate::sink::{Answer, Post, Request};
 use crate::stage::{Expect, Stage, count};
 
 pub fn all_is_well(stage: &mut Stage) {
@@ -143,6 +143,8 @@ struct Limit {
     /// How many it takes at once after a rest: 1 takes them at even distances only, as nginx' `limit_req` does.
     burst: f64,
     status: u16,
+    /// Rows of a whole payload, as the daemon is set.
+    max_rows: usize,
 }
 
 fn limited(stage: &mut Stage, limit: Limit, plan: Plan, seconds: u64, options: &[&str]) {
@@ -164,15 +166,26 @@ fn limited(stage: &mut Stage, limit: Limit, plan: Plan, seconds: u64, options: &
     // The limit is learned first.
     let warm = fault / 4;
     let posts = stage.sink.posts(warm, fault);
-    let passed = posts.iter().filter(|post| post.passed).count();
+    // Crumbs pass too, but are no payloads.
+    let whole = |posts: &[Post]| posts.iter().filter(|post| post.good_rows >= limit.max_rows / 4).count();
+    let passed = whole(&posts);
     let possible = limit.a_second * (fault - warm).as_secs_f64();
     stage.note("posts_passed_possible", format!("{}/{passed}/{possible:.0}", posts.len()));
-    stage.note("rows_passed", posts.iter().map(|post| post.good_rows).sum::<usize>());
-    stage.check(passed as f64 >= (0.7 * possible).floor(), || {
-        format!("{passed} of {possible:.0} possible payloads passed, though there was a backlog")
+    let rows: usize = posts.iter().map(|post| post.good_rows).sum();
+    stage.note("rows_passed", rows);
+    // A busy machine answers late: with `make test` less is asked.
+    let share = stage.size(0.7, 0.5);
+    stage.check(passed as f64 >= (share * possible).floor(), || {
+        format!("{passed} of {possible:.0} possible payloads passed, though there was a backlog; {rows} rows in all")
     });
     stage.check(posts.len() <= 2 * passed + 20, || {
         format!("{} POSTs for {passed} payloads that passed", posts.len())
+    });
+    // While it is learned, too, nobody is attacked: ten times the limit, at most.
+    let early = stage.sink.posts(Duration::ZERO, warm).len();
+    let most = 50 + (10.0 * limit.a_second * warm.as_secs_f64()) as usize;
+    stage.check(early <= most, || {
+        format!("{early} POSTs in the first {} s, at most {most} are right", warm.as_secs())
     });
     let drain = Duration::from_secs(150);
     stage.settle(Expect { drain, ..Expect::default() });
@@ -182,30 +195,30 @@ fn limited(stage: &mut Stage, limit: Limit, plan: Plan, seconds: u64, options: &
 const DEFAULTS: [&str; 4] = ["-i", "30", "--backoff_max", "60"];
 
 pub fn limited_half_503(stage: &mut Stage) {
-    let limit = Limit { a_second: 0.5, burst: 1.0, status: 503 };
-    limited(stage, limit, Plan::new(180_000, 2_000), 120, &DEFAULTS);
+    let limit = Limit { a_second: 0.5, burst: 1.0, status: 503, max_rows: 2_000 };
+    limited(stage, limit, Plan::new(480_000, 4_000), 120, &DEFAULTS);
 }
 
 pub fn limited_half_429(stage: &mut Stage) {
-    let limit = Limit { a_second: 0.5, burst: 1.0, status: 429 };
-    limited(stage, limit, Plan::new(180_000, 2_000), 120, &DEFAULTS);
+    let limit = Limit { a_second: 0.5, burst: 1.0, status: 429, max_rows: 2_000 };
+    limited(stage, limit, Plan::new(480_000, 4_000), 120, &DEFAULTS);
 }
 
 pub fn limited_3_429(stage: &mut Stage) {
-    let limit = Limit { a_second: 3.0, burst: 1.0, status: 429 };
+    let limit = Limit { a_second: 3.0, burst: 1.0, status: 429, max_rows: 500 };
     let options = ["-i", "30", "--backoff_max", "60", "--max_rows", "500"];
     limited(stage, limit, Plan::new(150_000, 2_500), 60, &options);
 }
 
 pub fn limited_10_503(stage: &mut Stage) {
-    let limit = Limit { a_second: 10.0, burst: 1.0, status: 503 };
-    let seconds = stage.size(40, 16);
+    let limit = Limit { a_second: stage.size(10.0, 4.0), burst: 1.0, status: 503, max_rows: 100 };
     let options = ["-i", "30", "--backoff_max", "60", "--max_rows", "100"];
-    limited(stage, limit, Plan::new(2_000 * seconds, 2_000), seconds as u64, &options);
+    let (plan, seconds) = stage.size((Plan::new(100_000, 2_500), 40), (Plan::new(18_000, 1_000), 18));
+    limited(stage, limit, plan, seconds, &options);
 }
 
 pub fn limited_50_429_in_bursts(stage: &mut Stage) {
-    let limit = Limit { a_second: 50.0, burst: 10.0, status: 429 };
+    let limit = Limit { a_second: 50.0, burst: 10.0, status: 429, max_rows: 100 };
     let options = ["-i", "30", "--backoff_max", "60", "--max_rows", "100"];
     limited(stage, limit, Plan::new(400_000, 10_000), 40, &options);
 }
