@@ -117,7 +117,7 @@ pub fn oldest_first_small_chunks(stage: &mut Stage) {
 }
 
 pub fn small_chunks_and_a_slow_sink(stage: &mut Stage) {
-    let plan = Plan::new(stage.size(64_000, 24_000), 0).connections(8).frames(50);
+    let plan = Plan::new(stage.size(64_000, 40_000), 0).connections(8).frames(50);
     stage.open(plan, &["--max_rows", "20"], |_| Answer::late(0.02, Answer::Ok));
     stage.settle(Expect { posts_agree: true, ..Expect::default() });
 }
@@ -127,9 +127,10 @@ pub fn max_rows_20_at_full_speed(stage: &mut Stage) {
     stage.settle(Expect { posts_agree: true, ..Expect::default() });
 }
 
+/// The sink takes somewhat fewer than come, so that many single rows wait.
 pub fn max_rows_1(stage: &mut Stage) {
-    let plan = Plan::new(stage.size(40_000, 10_000), 2_000).connections(4);
-    stage.open(plan, &["--max_rows", "1"], |_| Answer::Ok);
+    let plan = Plan::new(stage.size(30_000, 8_000), 2_000);
+    stage.open(plan, &["--max_rows", "1"], |_| Answer::late(0.003, Answer::Ok));
     stage.settle(Expect { posts_agree: true, ..Expect::default() });
 }
 
