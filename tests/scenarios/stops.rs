@@ -112,7 +112,8 @@ pub fn with_a_full_spool_and_silence(stage: &mut Stage) {
     let up = Arc::new(AtomicBool::new(false));
     let is_up = up.clone();
     let plan = Plan::new(150_000, 20_000).named(fat).connections(2);
-    let options = ["--spool_max", "1MiB", "--spool_full", "block", "--shutdown_timeout", "5"];
+    let options = "--spool_max 1MiB --spool_full block --shutdown_timeout 5 --timeout 5";
+    let options: Vec<_> = options.split(' ').collect();
     stage.open(
         plan,
         &options,
