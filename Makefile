@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 20
 # What a program comes to.
 SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test lint build release static deb deb-test vm-test torture fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test lint build release static deb deb-test vm-test torture scenarios fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ vm-test: deb ## that package under a live systemd, in a virtual machine that qem
 
 torture: ## kill the daemon under load, TORTURE_ROUNDS times, and count what arrives
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e crash -- --nocapture
+
+# A part of them is in `make test`, with small loads.
+scenarios: ## flows that must end well, in bad weather: ten minutes; ONLY="brown stop" some, ONLY=list names, SEED=n again
+	@SCENARIOS=all ONLY="$(ONLY)" SEED=$(SEED) JOBS=$(JOBS) $(CARGO) test --release --test scenarios
 
 # What it finds goes to .cache/fuzz; only seeds that a test can name are committed.
 fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
