@@ -62,6 +62,15 @@ pub fn told_url(url: &str) -> String {
     format!("http://{host}:{port}{}", uri.path_and_query().map_or("/", |path| path.as_str()))
 }
 
+/// Whether a request can be made of a URL.
+///
+/// # Errors
+/// Why not, in the words of who would make it.
+pub fn check_url(url: &str) -> Result<(), String> {
+    let uri = url.parse::<Uri>().map_err(|error| error.to_string())?;
+    if uri.host().is_none_or(str::is_empty) { Err("it has no host".to_owned()) } else { Ok(()) }
+}
+
 fn is_encrypted(url: &str) -> bool {
     url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }

@@ -136,7 +136,7 @@ fn a_file_that_cannot_be_put_aside_grows_and_loses_nothing() {
 fn a_file_that_somebody_put_aside_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.log");
-    let mut file = WholeRecords::new(LogFile::open(&path, 1000, 1).unwrap());
+    let mut file = WholeRecords::new(LogFile::open(&path, 1000, 1, Arc::default()).unwrap());
     for record in ["one\n", "two\n"] {
         file.write_all(record.as_bytes()).unwrap();
         file.flush().unwrap();
