@@ -164,7 +164,7 @@ impl<D> Wanted<D> {
     /// Whether it is one of actix's server, of which there was one already: where it can't accept a connection, it says
     /// so twice a second.
     fn is_repeated(&self, record: &Record<'_>) -> bool {
-        if !record.module().starts_with("actix_server") {
+        if !record.tag().starts_with("actix_server") {
             return false;
         }
         let mut last = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);

@@ -193,3 +193,19 @@ fn a_log_that_is_stuck_holds_nobody_and_counts() {
     drop(release);
     drop(guard);
 }
+
+/// Out of descriptors, it would say so twice a second for as long as that lasts.
+#[test]
+fn actixs_server_is_heard_once_in_a_while() {
+    let _turn = turn();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = start(&to(&path, LogFormat::Json)).unwrap();
+    for _ in 0..20 {
+        log::error!(target: "actix_server::accept", "Error accepting connection: Too many open files");
+        log::error!(target: "actix_http::h1", "something else");
+    }
+    drop(log);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!((text.matches("Too many").count(), text.matches("something else").count()), (1, 20), "{text}");
+}
