@@ -76,8 +76,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
 }
 
 fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
-    match Settings::load(given, around) {
-        Ok(loaded) => daemon::run(loaded, &|| Settings::load(given, around)),
+    match daemon::run(&|| Settings::load(given, around)) {
+        Ok(code) => code,
         Err(refused) => {
             let code = refuse(*refused);
             complain(

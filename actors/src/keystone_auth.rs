@@ -11,7 +11,7 @@ use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, SpawnHandle, WrapFuture,
 };
 use awc::{
-    Client, ClientRequest, Connector,
+    Client, ClientRequest,
     http::header::{self, HeaderName, HeaderValue},
 };
 use bytes::Bytes;
@@ -29,15 +29,13 @@ use crate::{
         },
         secret::Secret,
     },
+    http_client,
     supervisor::{Lifeline, supervised},
     tls,
 };
 
 /// How long Keystone may take for its whole answer.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-/// How long a connection to Keystone may take, and the handshake likewise.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// The most that is read of an answer: a catalogue of services can be hundreds of KiB.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -236,7 +234,7 @@ enum Said {
 impl KeystoneAuth {
     /// Made on the arbiter that it runs on.
     pub fn new(options: Options, line: Lifeline) -> Self {
-        let client = client(options.tls.clone());
+        let client = client(&options.auth_url, options.tls.clone());
         let renewals = lock(&options.status).renewals;
         Self {
             options,
@@ -414,12 +412,8 @@ fn lock(status: &SharedStatus) -> std::sync::MutexGuard<'_, Status> {
 }
 
 /// awc with every option written out (`shared/traps.md`, 9 to 11).
-fn client(tls: Arc<ClientConfig>) -> Client {
-    let connector = Connector::new()
-        // After any other choice of protocols, this would be undone.
-        .rustls_0_23(tls)
-        .timeout(CONNECT_MAX)
-        .handshake_timeout(CONNECT_MAX)
+fn client(auth_url: &str, tls: Arc<ClientConfig>) -> Client {
+    let connector = http_client::connector(auth_url, tls)
         // One request an hour: a connection kept until the next would only be found dead.
         .conn_keep_alive(Duration::ZERO)
         // More than the one attempt, so that nothing ever waits for a connection to be given back.
@@ -453,7 +447,7 @@ async fn attempt(client: Client, options: Options) -> (Option<Secret>, Verdict) 
 async fn ask(client: &Client, account: &Account, auth_url: &str, key: &Secret) -> Result<Verdict, String> {
     let request = account.request(auth_url, key)?;
     let sending = client
-        .post(request.url)
+        .post(http_client::told_url(&request.url))
         .insert_header((header::CONTENT_TYPE, CONTENT_TYPE))
         .insert_header((header::ACCEPT, CONTENT_TYPE))
         .send_body(Bytes::from_owner(request.body));
@@ -482,7 +476,7 @@ mod tests {
             request.headers().get(name).is_some_and(|header| header.as_bytes() == value.as_bytes())
         };
         actix_rt::System::new().block_on(async {
-            let client = client(tls);
+            let client = client("http://localhost/", tls);
             let request = authorize(client.post("http://localhost/"), &token(Some("42")));
             assert!(has(&request, "x-auth-token", "t0ken"));
             assert!(has(&request, "x-tenant-id", "42"));

@@ -21,6 +21,7 @@
 //! | [`collector`] | the open chunk, and the two timers |
 //! | [`forwarder`] | the way out: what is stored, what is in flight, what an answer leads to |
 //! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
+//! | [`http_client`] | the connections on the way out, and what awc sees of them |
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
 //! | [`tls`] | whom we trust on the way out, and who we are there |
 //! | [`tap`] | who looks on while datapoints pass |
@@ -32,6 +33,7 @@ pub mod collector;
 pub mod core;
 pub mod faults;
 pub mod forwarder;
+pub mod http_client;
 pub mod keystone_auth;
 pub mod listener;
 pub mod metrics;

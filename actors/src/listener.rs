@@ -22,11 +22,13 @@ use std::{
 
 use actix::{Actor, AsyncContext, Context, WrapFuture};
 use actix_rt::ArbiterHandle;
+use futures_util::FutureExt;
 use slog::{Logger, error, info, o, warn};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use self::socket::{Accepted, Bound, Peer};
+use self::socket::{Accepted, Acceptor, Bound, Peer, Reached};
 use crate::{
     collector::MetricFrame,
     core::{
@@ -54,6 +56,15 @@ const ACCEPT_AT_STOP: Duration = Duration::from_millis(50);
 
 /// While the daemon stops, senders are accepted for so long at most, however many come.
 const ACCEPT_AT_STOP_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is said that senders can't be accepted, for one endpoint.
+const SAY_WAITING_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a unix socket's file is still there.
+const LOOK_AT_FILE_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a sender over TLS may take to hear that its connection ends.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// How often one reason of malformed input is said in the log, for one endpoint.
 const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
@@ -249,7 +260,7 @@ async fn listen(socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common)
     match socket.acceptor() {
         Ok(acceptor) => {
             let ending = common.ending.clone();
-            accept(&acceptor, &desk, common).await;
+            accept(&socket, acceptor, &desk, common).await;
             if ours && *ending.borrow() {
                 // Who connects from now on is refused, and so knows that nothing was taken.
                 socket.shut();
@@ -259,7 +270,27 @@ async fn listen(socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common)
     }
 }
 
-async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
+/// Something that is said now and then, however often it is so.
+#[derive(Default)]
+struct Seldom {
+    said: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// How often it was not said, if it is time to say it.
+    fn due(&mut self) -> Option<u64> {
+        if self.said.is_some_and(|at| at.elapsed() < SAY_WAITING_EVERY) {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        self.said = Some(Instant::now());
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
+async fn accept(socket: &Bound, mut acceptor: Acceptor, desk: &Arc<Desk>, common: Common) {
+    let (mut full, mut failing, mut file) = (Seldom::default(), Seldom::default(), FileWatch::default());
     let mut stop = common.stop.clone();
     // The stop waits for this loop too: whoever the kernel has let in may have sent and closed since, and nobody
     // would tell it of a loss.
@@ -271,7 +302,10 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
         let permit = match common.permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
-                warn!(common.log, "as many connections as --connections allows: more senders have to wait");
+                if let Some(unsaid) = full.due() {
+                    warn!(common.log, "as many connections as --connections allows: more senders have to wait";
+                        "unsaid_before" => unsaid);
+                }
                 match common.permits.clone().acquire_owned().await {
                     Ok(permit) => permit,
                     Err(_) => return,
@@ -281,6 +315,16 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
             () = stopped(&mut stop, &mut accept_until) => return,
+            reached = file.lost(socket) => match acceptor.accept().now_or_never() {
+                // Who came before it was lost is let in first.
+                Some(accepted) => accepted,
+                None => {
+                    if let Some(anew) = file.mend(socket, reached, &common.log) {
+                        acceptor = anew;
+                    }
+                    continue;
+                }
+            },
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -308,8 +352,62 @@ async fn accept(acceptor: &socket::Acceptor, desk: &Arc<Desk>, common: Common) {
                 faults::point("listener.accepted");
             }
             Err(error) => {
-                warn!(common.log, "cannot accept a connection"; "error" => %error);
+                if let Some(unsaid) = failing.due() {
+                    warn!(common.log, "cannot accept a connection"; "error" => %error, "unsaid_before" => unsaid);
+                }
                 tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// Looks after the file of a unix socket. Taken away, nobody could connect any more, and nobody would tell.
+#[derive(Default)]
+struct FileWatch {
+    /// What was said of it, so that it is not said again.
+    said: Option<Reached>,
+}
+
+impl FileWatch {
+    /// Waits until the file is lost, in a way of which nothing was said yet or that can be mended.
+    async fn lost(&mut self, socket: &Bound) -> Reached {
+        if !socket.has_file() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_AT_FILE_EVERY).await;
+            match socket.reached() {
+                Reached::Here => self.said = None,
+                Reached::Taken if self.said == Some(Reached::Taken) => {}
+                lost => return lost,
+            }
+        }
+    }
+
+    /// Binds the socket anew where nobody else has; what accepts from now on, if that changes.
+    fn mend(&mut self, socket: &Bound, reached: Reached, log: &Logger) -> Option<Acceptor> {
+        if reached == Reached::Taken {
+            error!(
+                log,
+                "the socket's file is another one now: senders meet somebody else, or nobody; take it away and \
+                         this one is made anew"
+            );
+            self.said = Some(reached);
+            return None;
+        }
+        match socket.bind_anew().and_then(|()| socket.acceptor()) {
+            Ok(acceptor) => {
+                warn!(log, "the socket's file was taken away: it is made anew");
+                self.said = None;
+                Some(acceptor)
+            }
+            Err(error) => {
+                if self.said != Some(reached) {
+                    error!(log, "the socket's file was taken away, and can't be made anew yet: nobody can connect";
+                        "error" => %error);
+                }
+                self.said = Some(reached);
+                None
             }
         }
     }
@@ -335,7 +433,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
         }
         Accepted::Tls(stream, identity) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            let stream = match tls::handshake(stream, &identity, common).await {
+            let mut stream = match tls::handshake(stream, &identity, common).await {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return Ok(()),
                 Err(tls::Failed { cause, sample }) => {
@@ -343,7 +441,10 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
                     return Ok(());
                 }
             };
-            match connection::serve(stream, peer.to_string(), desk, common).await {
+            let served = connection::serve(&mut stream, peer.to_string(), desk, common).await;
+            // Who waits for TLS's own goodbye would take a bare end for an error. Who has gone does not hear it.
+            let _ = tokio::time::timeout(GOODBYE_MAX, stream.shutdown()).await;
+            match served {
                 // Many senders just close, without TLS's own goodbye. Whatever that cut short has been counted.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
                 served => served,

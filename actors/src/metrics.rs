@@ -21,7 +21,7 @@ use actix_web::dev::ServerHandle;
 use slog::{Logger, error};
 use tokio::sync::watch;
 
-pub use self::{own::OwnMetrics, view::View};
+pub use self::{http::CONNECTIONS_MAX, own::OwnMetrics, view::View};
 use crate::{
     collector::MetricFrame,
     faults,

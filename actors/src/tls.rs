@@ -18,6 +18,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
+use crate::http_client;
+
 /// The settings of all outgoing connections.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -43,7 +45,7 @@ pub struct Identity {
 /// What the settings come to.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// For awc's `rustls_0_23`. It speaks TLS 1.2 and 1.3, and HTTP/1.1 alone.
+    /// For [`crate::http_client`]. It speaks TLS 1.2 and 1.3, and HTTP/1.1 alone.
     pub config: Arc<ClientConfig>,
     /// What an operator should hear of.
     pub warning: Option<String>,
@@ -172,6 +174,9 @@ pub fn explain(error: &SendRequestError) -> String {
         SendRequestError::Response(ParseError::Io(error)) => Some(error),
         _ => None,
     };
+    if let Some(faulty) = io.and_then(http_client::faulty_head) {
+        return format!("no HTTP answer: {faulty}");
+    }
     match io.and_then(of_tls) {
         Some(error) => explain_tls(error),
         None => error.to_string(),

@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{connect, say};
 use crate::cli;
+use crate::daemon::descriptors;
 use crate::settings::{self, Effective, Settings, Surroundings};
 
 /// How clap knows it: it takes every option of the daemon.
@@ -66,6 +67,7 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     match loaded {
         Ok(loaded) => {
             cli::complain("warning", loaded.warnings);
+            cli::complain("warning", descriptors::fit(&loaded.settings, descriptors::most()).1);
             // The files that they name are no part of the settings, and yet nothing works without them.
             match Outgoing::new(&loaded.settings.tls()) {
                 Ok(outgoing) => {

@@ -2,6 +2,7 @@
 //! what, and what a reload changes. Never decides what is done with a metric.
 
 mod crew;
+pub(crate) mod descriptors;
 mod options;
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix::System;
+use actix::{System, SystemRunner};
 use actors::core::endpoint::{Endpoint, Transport};
 use actors::spool::Spool;
 use actors::supervisor::Storms;
@@ -49,9 +50,29 @@ const NEED_RESTART: [&str; 11] = [
 pub type Reread<'a> = &'a dyn Fn() -> Result<Loaded, Box<Refused>>;
 
 /// Runs until it is told to stop.
-pub fn run(loaded: Loaded, reread: Reread<'_>) -> ExitCode {
+///
+/// # Errors
+/// What is wrong with the settings, if it can't begin to.
+pub fn run(read: Reread<'_>) -> Result<ExitCode, Box<Refused>> {
     // It clears what it has read of the environment, so it comes before any thread does.
     let passed = ListenFd::from_env();
+    // What a signal does by itself is to end the process. From here on it waits until somebody is there to hear it.
+    let system = System::new();
+    let signals = system.block_on(async { Signals::new() });
+    let mut loaded = read()?;
+    let (connections, warning) = descriptors::fit(&loaded.settings, descriptors::raise());
+    loaded.settings.connections = connections;
+    loaded.warnings.extend(warning);
+    Ok(begin(&system, signals, loaded, read, passed))
+}
+
+fn begin(
+    system: &SystemRunner,
+    signals: std::io::Result<Signals>,
+    loaded: Loaded,
+    reread: Reread<'_>,
+    passed: ListenFd,
+) -> ExitCode {
     let log = match logging::start(&LogSettings::from(&loaded.settings)) {
         Ok(log) => log,
         Err(error) => {
@@ -63,7 +84,7 @@ pub fn run(loaded: Loaded, reread: Reread<'_>) -> ExitCode {
         warn!(log.logger, "{warning}");
     }
     match prepare(&loaded.settings, passed, &log) {
-        Ok((ground, doors)) => System::new().block_on(live(ground, doors, loaded, reread, &log)),
+        Ok((ground, doors)) => system.block_on(live(ground, doors, signals, loaded, reread, &log)),
         Err(error) => {
             crit!(log.logger, "{error}");
             ExitCode::FAILURE
@@ -114,6 +135,8 @@ fn bind_stats(address: SocketAddr) -> Result<TcpListener, String> {
 enum Told {
     Stop,
     Reload,
+    /// Open the log file again.
+    Reopen,
 }
 
 /// The signals that are listened for.
@@ -121,6 +144,9 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user_1: Signal,
+    /// Never looked at: to be listened for is enough to keep it from ending the process.
+    _user_2: Signal,
 }
 
 impl Signals {
@@ -129,6 +155,8 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            _user_2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -137,6 +165,7 @@ impl Signals {
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
             _ = self.hang_up.recv() => Told::Reload,
+            _ = self.user_1.recv() => Told::Reopen,
         }
     }
 
@@ -149,13 +178,14 @@ impl Signals {
 async fn live(
     ground: Ground,
     doors: Vec<Door>,
+    signals: std::io::Result<Signals>,
     mut loaded: Loaded,
     reread: Reread<'_>,
     log: &Log,
 ) -> ExitCode {
     let logger = &log.logger;
     let settings = &loaded.settings;
-    let mut signals = match Signals::new() {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             crit!(logger, "cannot listen for signals"; "error" => %error);
@@ -192,6 +222,7 @@ async fn live(
         tokio::select! {
             told = signals.told() => match told {
                 Told::Stop => break,
+                Told::Reopen => log.reopen(),
                 Told::Reload => {
                     notifier.iter().for_each(Notifier::reloading);
                     if let Some(new) = reload(&mut crew, &loaded, reread, log).await {

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
@@ -47,6 +49,8 @@ pub struct LogFile {
     bytes_max: usize,
     kept: usize,
     state: State,
+    /// Set by whoever wants it to be opened again.
+    reopen: Arc<AtomicBool>,
 }
 
 enum State {
@@ -57,16 +61,22 @@ enum State {
 
 impl LogFile {
     /// Opens `path` to append to it, and makes it and its directory if they are not there.
-    pub fn open(path: &Path, bytes_max: u64, kept: u32) -> io::Result<Self> {
+    /// Before the next record it is opened again if `reopen` says so.
+    pub fn open(path: &Path, bytes_max: u64, kept: u32, reopen: Arc<AtomicBool>) -> io::Result<Self> {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).max(1);
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         let state = rotating(path, bytes_max, kept)?;
-        Ok(Self { path: path.to_owned(), bytes_max, kept, state })
+        Ok(Self { path: path.to_owned(), bytes_max, kept, state, reopen })
     }
 }
 
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.reopen.swap(false, Ordering::Relaxed)
+            && let Ok(state) = rotating(&self.path, self.bytes_max, self.kept)
+        {
+            self.state = state;
+        }
         // It is gone when somebody else has put it aside, logrotate for one.
         if matches!(self.state, State::Growing(_, 0)) || !self.path.exists() {
             self.state = rotating(&self.path, self.bytes_max, self.kept)?;

@@ -8,12 +8,12 @@ mod journal;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use slog::{Drain, FnValue, Level, Logger, Never, OwnedKVList, PushFnValue, Record, o};
+use slog::{Drain, FnValue, Level, Logger, Never, OwnedKVList, PushFnValue, Record, info, o};
 use slog_async::{AsyncCore, AsyncGuard};
 
 use crate::settings::{LogFormat, Settings};
@@ -27,6 +27,9 @@ const WAITING_RECORDS_MAX: usize = 1024;
 
 /// How long the end of the process waits for the last records: a pipe that nobody reads must not hold it.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How often actix's server may say something.
+const ACCEPTING_EVERY: Duration = Duration::from_secs(10);
 
 /// What the log is told by the settings.
 #[derive(Debug, Clone)]
@@ -63,6 +66,8 @@ pub struct Log {
     pub lost: Arc<AtomicU64>,
     /// Which records are wanted, to change while the daemon runs.
     pub level: LevelSwitch,
+    /// The file that it is written to, and what makes its writer open it again.
+    file: Option<(PathBuf, Arc<AtomicBool>)>,
     guard: Option<AsyncGuard>,
 }
 
@@ -73,14 +78,17 @@ pub struct Log {
 pub fn start(settings: &LogSettings) -> io::Result<Log> {
     let lost = Arc::new(AtomicU64::new(0));
     let level = LevelSwitch(Arc::new(AtomicUsize::new(settings.level.as_usize())));
-    let writer = Counted { drain: drain(settings)?, lost: Arc::clone(&lost) };
+    let reopen = Arc::new(AtomicBool::new(false));
+    let file = settings.file.clone().map(|path| (path, Arc::clone(&reopen)));
+    let writer = Counted { drain: drain(settings, reopen)?, lost: Arc::clone(&lost) };
     let (queue, guard) = AsyncCore::custom(writer)
         .chan_size(WAITING_RECORDS_MAX)
         .blocking(false)
         .thread_name("log".to_owned())
         .build_with_guard();
     // What is not wanted must not take a place in the queue: the filter stands before it.
-    let wanted = Wanted { drain: Counted { drain: queue, lost: Arc::clone(&lost) }, level: level.clone() };
+    let queue = Counted { drain: queue, lost: Arc::clone(&lost) };
+    let wanted = Wanted { drain: queue, level: level.clone(), accepting: Mutex::new(None) };
     let logger = Logger::root(wanted, o!());
 
     // slog-scope panics on a record when there is no global logger, so this one is never taken back. It outlives the
@@ -89,7 +97,22 @@ pub fn start(settings: &LogSettings) -> io::Result<Log> {
     // An error means that somebody was here before, in this process: a test.
     let _ = slog_stdlog::init_with_level(log::Level::Trace);
     level.set(settings.level);
-    Ok(Log { logger, lost, level, guard: Some(guard) })
+    Ok(Log { logger, lost, level, file, guard: Some(guard) })
+}
+
+impl Log {
+    /// Opens the log file again, as who has put it aside wants it, and says so.
+    pub fn reopen(&self) {
+        match &self.file {
+            Some((path, reopen)) => {
+                reopen.store(true, Ordering::Relaxed);
+                info!(self.logger, "the log file is opened again, as SIGUSR1 says"; "log_file" => path.display().to_string());
+            }
+            None => {
+                info!(self.logger, "SIGUSR1 opens the log file again, but there is none: nothing is done")
+            }
+        }
+    }
 }
 
 impl Drop for Log {
@@ -133,6 +156,24 @@ impl LevelSwitch {
 struct Wanted<D> {
     drain: D,
     level: LevelSwitch,
+    /// When actix's server last said something.
+    accepting: Mutex<Option<Instant>>,
+}
+
+impl<D> Wanted<D> {
+    /// Whether it is one of actix's server, of which there was one already: where it can't accept a connection, it says
+    /// so twice a second.
+    fn is_repeated(&self, record: &Record<'_>) -> bool {
+        if !record.tag().starts_with("actix_server") {
+            return false;
+        }
+        let mut last = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_repeated = last.is_some_and(|last| last.elapsed() < ACCEPTING_EVERY);
+        if !is_repeated {
+            *last = Some(Instant::now());
+        }
+        is_repeated
+    }
 }
 
 impl<D: Drain<Ok = (), Err = Never>> Drain for Wanted<D> {
@@ -140,7 +181,11 @@ impl<D: Drain<Ok = (), Err = Never>> Drain for Wanted<D> {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        if self.level.wants(record.level()) { self.drain.log(record, values) } else { Ok(()) }
+        if self.level.wants(record.level()) && !self.is_repeated(record) {
+            self.drain.log(record, values)
+        } else {
+            Ok(())
+        }
     }
 
     fn is_enabled(&self, level: Level) -> bool {
@@ -169,16 +214,17 @@ impl<D: Drain<Ok = ()>> Drain for Counted<D> {
 type WritingDrain = Box<dyn Drain<Ok = (), Err = io::Error> + Send>;
 
 /// What writes records, by where they go and how they look.
-fn drain(settings: &LogSettings) -> io::Result<WritingDrain> {
+fn drain(settings: &LogSettings, reopen: Arc<AtomicBool>) -> io::Result<WritingDrain> {
     Ok(match (&settings.file, settings.format) {
         (Some(path), format) => {
-            let file =
-                LogFile::open(path, settings.file_bytes_max, settings.files_kept).map_err(|error| {
+            let file = LogFile::open(path, settings.file_bytes_max, settings.files_kept, reopen).map_err(
+                |error| {
                     io::Error::new(
                         error.kind(),
                         format!("log_file {}: can't be opened: {error}", path.display()),
                     )
-                })?;
+                },
+            )?;
             plain(WholeRecords::new(file), format)
         }
         (None, LogFormat::Text) if io::stderr().is_terminal() => {

@@ -136,7 +136,7 @@ fn a_file_that_cannot_be_put_aside_grows_and_loses_nothing() {
 fn a_file_that_somebody_put_aside_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("x.log");
-    let mut file = WholeRecords::new(LogFile::open(&path, 1000, 1).unwrap());
+    let mut file = WholeRecords::new(LogFile::open(&path, 1000, 1, Arc::default()).unwrap());
     for record in ["one\n", "two\n"] {
         file.write_all(record.as_bytes()).unwrap();
         file.flush().unwrap();
@@ -192,4 +192,20 @@ fn a_log_that_is_stuck_holds_nobody_and_counts() {
     assert!((91..=92).contains(&counted), "{counted}: all but eight that wait and perhaps one under way");
     drop(release);
     drop(guard);
+}
+
+/// Out of descriptors, it would say so twice a second for as long as that lasts.
+#[test]
+fn actixs_server_is_heard_once_in_a_while() {
+    let _turn = turn();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = start(&to(&path, LogFormat::Json)).unwrap();
+    for _ in 0..20 {
+        log::error!(target: "actix_server::accept", "Error accepting connection: Too many open files");
+        log::error!(target: "actix_http::h1", "something else");
+    }
+    drop(log);
+    let text = fs::read_to_string(&path).unwrap();
+    assert_eq!((text.matches("Too many").count(), text.matches("something else").count()), (1, 20), "{text}");
 }

@@ -9,6 +9,7 @@ mod render;
 mod schema;
 mod sources;
 mod table;
+mod url;
 mod values;
 
 use std::fmt;

@@ -182,7 +182,7 @@ settings! {
     }
 
     /// The URL of Blueflood's ingest service.
-    blueflood: String = read::http_url, {
+    blueflood: String = read::blueflood_url, {
         group: Group::Out, short: Some('b'), value: "URL", default: "http://localhost:19000",
         original: "BLUEFLOOD_URL",
     }

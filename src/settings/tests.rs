@@ -347,6 +347,11 @@ fn urls_are_checked_before_anything_is_sent_to_them() {
         ("http://host:x", "its port"),
         ("http://host:99999", "its port"),
         ("http://ho\tst", "white space"),
+        ("http://::1:19000", "write http://[::1]:19000"),
+        ("http://[::1", "does not close"),
+        ("http://b\u{fc}cher.example:19000", "xn--"),
+        ("http://h/\u{e4}", "% and two digits"),
+        ("http://h:19000/v2.0/acme/ingest", "write http://h:19000, and set tenant"),
     ] {
         let problem = User::types("-b").and_types(url).problem();
         assert!(problem.contains(advice), "{url}: {problem}");

@@ -11,6 +11,8 @@ use actors::core::protocol::Protocol;
 use actors::core::secret::Secret;
 use slog::Level;
 
+use super::url;
+
 /// Blueflood never answers a body over this many bytes (measured), so none is sent.
 pub const LIMIT_BYTES_MAX: u64 = 1_048_576;
 
@@ -263,10 +265,18 @@ pub fn http_url(text: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err(format!("has no host: write for example {scheme}://localhost:19000"));
     }
+    // It knows more of addresses that stand there without their brackets.
+    url::addressed(text)?;
     match port.map(str::parse::<u16>) {
         Some(Err(_) | Ok(0)) => Err("its port is no number from 1 to 65535".to_owned()),
-        _ => Ok(text.trim_end_matches('/').to_owned()),
+        _ => url::requestable(text).map(|()| text.trim_end_matches('/').to_owned()),
     }
+}
+
+/// Blueflood's base URL, to which the paths that it knows are added.
+pub fn blueflood_url(text: &str) -> Result<String, String> {
+    let url = http_url(text)?;
+    url::base_of_blueflood(&url).map(|()| url)
 }
 
 /// A tenant's name as Blueflood can tell it from the rest of a path.

@@ -413,3 +413,22 @@ fn zsh_completes() {
         assert!(list.into_iter().any(|line| line == offered), "zsh for {typed:?}: {seen:?}");
     }
 }
+
+#[test]
+fn more_connections_than_open_files_are_warned_of() {
+    let check = |limit: &str, connections: &str| {
+        let script = format!(
+            "ulimit {limit} && exec \"$0\" check --quiet --tenant acme --spool :memory: --connections {connections}"
+        );
+        let mut shell = Command::new("/bin/bash");
+        let output =
+            shell.args(["-c", &script, env!("CARGO_BIN_EXE_blueflood-forward")]).output().expect("bash");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stderr).expect("UTF-8")
+    };
+    let warning = check("-n 1024", "1024");
+    assert!(warning.contains("connections 1024 does not fit the limit of 1024 open files"), "{warning}");
+    assert_eq!(check("-n 1024", "300"), "");
+    // It is raised as far as it may be.
+    assert_eq!(check("-Sn 256", "300"), "");
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use actors::core::answer_head::AnswerHeads;
 use actors::core::blueflood::{Answer, Verdict, classify};
 
 use crate::support::{Received, decode_pickle, listing, parse_lines};
@@ -43,6 +44,20 @@ fn every_answer_is_a_verdict() {
             String::from_utf8_lossy(body).contains("\"source\":\"") || name.starts_with("named-"),
             "{name}: {verdict:?}"
         );
+    }
+}
+
+#[test]
+fn every_head_goes_on_or_is_told_with_its_reason() {
+    for (name, seed) in seeds("head") {
+        let (piece, answer) = seed.split_first().unwrap();
+        let mut heads = AnswerHeads::default();
+        heads.sent(b"POST");
+        let mut on = Vec::new();
+        let took = answer.chunks(usize::from(*piece)).try_for_each(|piece| heads.took(piece, &mut on));
+        let took = took.and_then(|()| heads.ended());
+        assert_eq!(took.is_ok(), name.starts_with("plain-"), "{name}: {took:?}");
+        assert_eq!(took.is_ok(), !on.is_empty(), "{name}: {}", on.escape_ascii());
     }
 }
 

@@ -188,6 +188,44 @@ fn alive_and_ready() {
     assert_eq!(daemon.get("/nothing").0, 404);
 }
 
+/// Checks of all kinds look at this port, with the least of a request that does: each saw a daemon that was dead.
+#[test]
+fn the_port_answers_every_kind_of_check_and_no_foreign_page() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let local = "Host: localhost\r\n";
+    for (request, host, status) in [
+        ("GET /healthz HTTP/1.1", local, 200),
+        ("HEAD /healthz HTTP/1.1", local, 200),
+        ("HEAD / HTTP/1.1", local, 200),
+        ("HEAD /nothing HTTP/1.1", local, 404),
+        ("GET /healthz HTTP/1.0", "", 200),
+        ("HEAD /readyz HTTP/1.0", "", 200),
+        ("GET /stats HTTP/1.1", "Host: 127.0.0.1:8004\r\n", 200),
+        ("GET /stats HTTP/1.1", "Host: [::1]\r\n", 200),
+        ("OPTIONS /healthz HTTP/1.1", local, 405),
+        ("POST /stats HTTP/1.1", local, 405),
+        ("DELETE /metrics HTTP/1.1", local, 405),
+        ("GET /stats HTTP/1.1", "Host: evil.example\r\n", 403),
+        ("GET /stats HTTP/1.0", "Host: evil.example\r\n", 403),
+        ("GET /stats HTTP/1.1", "Host: [::1].evil.example\r\n", 403),
+        ("HEAD /stats HTTP/1.1", "Host: 127.0.0.1:80@evil\r\n", 403),
+        ("GET /stats HTTP/1.1", "Host:\r\n", 403),
+        ("GET /stats HTTP/1.1", "Host: localhost\u{e4}\r\n", 403),
+    ] {
+        let answer = daemon.asks_raw(&format!("{request}\r\n{host}Connection: close\r\n\r\n"));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{request}: {answer}"));
+        assert!(head.split(' ').nth(1) == Some(&status.to_string()), "{request} {host}: {head}");
+        let allows = head.to_ascii_lowercase().contains("allow: get, head");
+        assert_eq!(allows, status == 405, "{request}: {head}");
+        assert_eq!(
+            body.is_empty(),
+            request.starts_with("HEAD") || matches!(status, 404 | 405),
+            "{request}: {body}"
+        );
+    }
+}
+
 #[test]
 fn alive_but_not_ready_while_a_setting_is_wrong() {
     let world = World::new();

@@ -11,6 +11,7 @@
 )]
 
 mod answers;
+mod boxes;
 mod captures;
 mod clients;
 mod crash;

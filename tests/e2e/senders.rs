@@ -178,6 +178,62 @@ fn a_unix_socket_with_its_mode() {
     assert!(!path.exists(), "the socket's file is left behind");
 }
 
+/// A cleaner of /tmp or /run takes it: senders were refused for ever, and nothing told.
+#[test]
+fn a_unix_sockets_file_that_vanishes_is_made_anew() {
+    let world = World::new();
+    let path = world.folder.path().join("graphite.sock");
+    let daemon = world.daemon(&["--endpoint", &format!("unix:{}:mode=600:protocol=line", path.display())]);
+    let mut open = UnixStream::connect(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    daemon.expect_said("the socket's file was taken away: it is made anew");
+    UnixStream::connect(&path).unwrap().write_all(lines("anew", 2).as_bytes()).unwrap();
+    open.write_all(lines("open", 1).as_bytes()).unwrap();
+    drop(open);
+    world.expect_points(3);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Somebody else's is left alone, also at the end.
+    std::fs::rename(&path, world.folder.path().join("aside.sock")).unwrap();
+    std::fs::write(&path, "somebody else's").unwrap();
+    assert!(until(|| daemon.times_said("the socket's file is another one now") == 1), "{:#?}", daemon.log());
+    assert_eq!(daemon.stop().code, Some(0));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
+}
+
+/// At the usual limit of 1,024 open files as many idle senders stopped the deliveries, the stats port and the log.
+#[test]
+fn idle_senders_leave_descriptors_for_the_deliveries_and_the_stats() {
+    let world = World::new();
+    let daemon = world.daemon_limited("-n 300", &[]);
+    assert_eq!(daemon.times_said("does not fit the limit of 300 open files"), 1, "{:#?}", daemon.log());
+    let mut live = daemon.connect();
+    live.write_all(lines("live.0", 1).as_bytes()).unwrap();
+    world.expect_points(1);
+    let idle: Vec<TcpStream> = (0..400).map(|_| daemon.connect()).collect();
+    daemon.expect_said("as many connections as --connections allows: more senders have to wait");
+    for i in 1..=5 {
+        live.write_all(lines(&format!("live.{i}"), 1).as_bytes()).unwrap();
+        world.expect_points(i + 1);
+        assert_eq!((daemon.get("/healthz").0, daemon.get("/readyz").0), (200, 200));
+    }
+    drop(idle);
+    daemon.send_lines("later", 2);
+    daemon.expect_delivered(8);
+    assert_eq!(daemon.times_said("accept"), 0, "{:#?}", daemon.log());
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let world = World::new();
+    let daemon = world.daemon_limited("-Sn 200", &[]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files: Vec<_> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    assert_eq!(files[3], files[4], "{files:?}");
+    assert_ne!(files[3], "200");
+}
+
 #[test]
 fn a_datagram_stands_alone() {
     let world = World::new();

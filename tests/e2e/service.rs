@@ -262,3 +262,52 @@ fn lintian_has_nothing_to_say_of(package: &str) {
         Err(_) => eprintln!("skipped: no lintian here"),
     }
 }
+
+/// What a logrotate snippet of another program sends, and what a supervisor sends to whoever it has only just started:
+/// by themselves they end a process.
+#[test]
+fn user_signals_harm_nobody_and_the_log_file_is_opened_again() {
+    let world = World::new();
+    let (log, aside) = (world.folder.path().join("log"), world.folder.path().join("log.old"));
+    let fifo = world.folder.path().join("config.toml");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let spool = world.spool();
+    let text = format!(
+        "blueflood = \"{}\"\ntenant = \"{TENANT}\"\nspool = \"{}\"\nstats = \"\"\nendpoint = \"tcp:0\"\nlog_file = \"{}\"\n",
+        world.blueflood.url(),
+        spool.display(),
+        log.display(),
+    );
+    let mut child = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
+        .args(["--config", fifo.to_str().unwrap()])
+        .env_clear()
+        .spawn()
+        .unwrap();
+    let signal = |name: &str| {
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    };
+    // Whoever opens it for writing waits until it is read: the daemon has begun, and has no settings yet.
+    let mut config = std::fs::OpenOptions::new().write(true).open(&fifo).unwrap();
+    signal("HUP");
+    signal("USR2");
+    config.write_all(text.as_bytes()).unwrap();
+    drop(config);
+    let says = |path: &Path, words: &str| {
+        until(|| std::fs::read_to_string(path).is_ok_and(|log| log.contains(words)))
+    };
+    assert!(says(&log, "forwarding"));
+    // Read again, as the signal says that came before.
+    std::fs::write(&fifo, &text).unwrap();
+    assert!(says(&log, "the settings are read again"));
+
+    std::fs::rename(&log, &aside).unwrap();
+    std::fs::write(&log, "").unwrap();
+    signal("USR2");
+    signal("USR1");
+    assert!(says(&log, "the log file is opened again"));
+    signal("TERM");
+    assert!(says(&log, "stopped"));
+    assert!(!std::fs::read_to_string(&aside).unwrap().contains("opened again"));
+    assert!(child.wait().unwrap().success());
+}

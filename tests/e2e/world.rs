@@ -79,6 +79,17 @@ impl World {
         self.with_arguments(more, start).expect("the daemon starts")
     }
 
+    /// The same, with what a shell's `ulimit` says.
+    pub fn daemon_limited(&self, limit: &str, more: &[&str]) -> Daemon {
+        let start = |arguments: &[&str]| {
+            let mut shell = Command::new("/bin/bash");
+            let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+            shell.args(["-c", &script, env!("CARGO_BIN_EXE_blueflood-forward")]).args(arguments).env_clear();
+            Daemon::run(shell.stdin(Stdio::null()).stdout(Stdio::null()))
+        };
+        self.with_arguments(more, start).expect("the daemon starts")
+    }
+
     fn with_arguments<T>(&self, more: &[&str], run: impl FnOnce(&[&str]) -> T) -> T {
         let spool = self.spool();
         let url = self.blueflood.url();
@@ -211,6 +222,18 @@ impl Daemon {
     pub fn get(&self, path: &str) -> (u16, String) {
         self.request("GET", path, "localhost")
             .unwrap_or_else(|| panic!("{path} is not answered: {:#?}", self.log()))
+    }
+
+    /// What the stats port answers to these bytes.
+    pub fn asks_raw(&self, request: &str) -> String {
+        let url = self.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+        let address = url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// A request to the stats port; `None` if it is not answered.

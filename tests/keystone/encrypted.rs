@@ -118,6 +118,24 @@ fn metrics_come_in_encrypted_in_both_versions_of_tls() {
     assert!(daemon.said("a connection failed").is_none(), "{:#?}", daemon.log());
 }
 
+/// A bare end is an attack to whoever ends TLS as it should be ended.
+#[test]
+fn a_sender_that_says_goodbye_hears_one() {
+    let (world, authority) = (World::new(), Authority::new("one"));
+    let issued = authority.issues("localhost", |_| ());
+    let daemon = world.daemon(&["--endpoint", &endpoint(&authority, &issued, "127.0.0.1", "")]);
+    for version in BOTH {
+        let config = sender(&authority, None, &[version]);
+        let mut polite = Sender::connects("127.0.0.1", daemon.port("tls:"), &config).expect("it is taken");
+        polite.sends(lines("polite", 1));
+        polite.0.conn.send_close_notify();
+        polite.0.flush().expect("it is taken");
+        // An end without a goodbye would be an error here.
+        assert_eq!(polite.0.read(&mut [0; 16]).expect("a goodbye"), 0);
+    }
+    world.expect_points(1);
+}
+
 #[test]
 fn a_large_backlog_of_a_sender_that_closes_at_once_arrives() {
     let (world, authority) = (World::new(), Authority::new("one"));

@@ -16,6 +16,7 @@ mod authority;
 mod certificates;
 mod daemon;
 mod encrypted;
+mod interim;
 mod networks;
 mod real;
 mod secrets;

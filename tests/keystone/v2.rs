@@ -65,6 +65,28 @@ async fn no_answer_wedges_it() {
     }
 }
 
+/// Behind a box that answers so, there was never a token.
+#[actix_rt::test]
+async fn a_token_is_taken_from_an_answer_in_any_form_that_http_allows() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    for answer in [
+        http("201 Created", GRANT),
+        format!("{interim}{}", http("200 OK", GRANT)),
+        format!("HTTP/1.1 200 OK\r\n\r\n{GRANT}"),
+        format!("HTTP/1.0 200 OK\r\nX-Long: one\r\n two\r\n\r\n{GRANT}"),
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{GRANT}\r\n0\r\n\r\n",
+            GRANT.len()
+        ),
+    ] {
+        let stand_in = StandIn::start().await;
+        stand_in.answers(&[&answer]);
+        let auth = Auth::starts(bob(), key("k3y"), &url(&stand_in));
+        assert_eq!(auth.gets_a_token().await.secret.reveal(), "t0ken", "{answer}");
+        assert_eq!((stand_in.requests().len(), auth.status().failures), (1, 0), "{answer}");
+    }
+}
+
 #[actix_rt::test]
 async fn an_answer_that_never_ends_is_given_up() {
     let stand_in = StandIn::start().await;

@@ -149,6 +149,10 @@ const UNREADABLE: &str = "its list of refused rows could not be read";
 pub fn classify(answer: &Answer<'_>) -> Verdict {
     let status = answer.status;
     match status {
+        // Blueflood's own success has no body.
+        200..=202 | 204 if is_page(answer.body) => Verdict::Misconfigured(format!(
+            "something else answers at this URL: HTTP {status} with a web page"
+        )),
         200 | 201 | 204 => Verdict::Stored,
         202 => Verdict::Unconfirmed,
         207 => match Errors::read(answer.body) {
@@ -174,6 +178,12 @@ pub fn classify(answer: &Answer<'_>) -> Verdict {
         },
         _ => Verdict::Unexpected(describe(answer)),
     }
+}
+
+/// Whether a body is HTML or the like, as a login or a proxy shows it.
+fn is_page(body: &[u8]) -> bool {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).trim_ascii_start();
+    matches!(text, [b'<', second, ..] if matches!(second, b'!' | b'?') || second.is_ascii_alphabetic())
 }
 
 /// `Retry-After` in both its forms, seconds and a date (RFC 9110, 10.2.3).
@@ -335,6 +345,24 @@ mod tests {
             verdict(207, &both),
             Verdict::StoredExcept { errors: vec![ttl_error()], unexplained: Some("Persisted failed".into()) }
         );
+    }
+
+    #[test]
+    fn a_page_that_something_else_shows_is_no_success() {
+        for page in [
+            "<!DOCTYPE html>\n<html>",
+            "\u{feff}\r\n <HTML><body>Log in",
+            "<?xml version='1.0'?><a/>",
+            "<head>",
+        ] {
+            for status in [200, 201, 202, 204] {
+                let Verdict::Misconfigured(why) = verdict(status, page) else { panic!("{page}") };
+                assert!(why.contains("something else answers at this URL"), "{why}");
+            }
+        }
+        for body in ["", "OK", "{}", "<", "< 5", "a<b>"] {
+            assert_eq!(verdict(200, body), Verdict::Stored, "{body}");
+        }
     }
 
     #[test]

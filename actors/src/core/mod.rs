@@ -2,10 +2,11 @@
 //!
 //! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
 //! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
-//! verdict of [`blueflood`]. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
+//! verdict of [`blueflood`], the head of which [`answer_head`] made plain. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
 //! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
 //! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
 
+pub mod answer_head;
 pub mod backoff;
 pub mod blueflood;
 pub mod chunk;

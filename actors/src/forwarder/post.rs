@@ -1,5 +1,5 @@
 //! Owns one POST: from a body to a verdict, whatever happens on the way. It never retries but once, when a
-//! connection that was kept alive turns out to be closed.
+//! connection that was kept alive turns out to be dead.
 
 use std::{
     sync::Arc,
@@ -8,7 +8,7 @@ use std::{
 
 use actix_web::error::ParseError;
 use awc::{
-    Client, ClientResponse, Connector,
+    Client, ClientResponse,
     error::{ConnectError, PayloadError, SendRequestError},
     http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
 };
@@ -18,9 +18,11 @@ use rustls::ClientConfig;
 
 use crate::{
     core::{
+        answer_head::Faulty,
         blueflood::{Answer, Verdict, classify},
         chunk::Encoding,
     },
+    http_client::{self, Used, Way, told_url},
     keystone_auth::{Token, authorize},
     tls,
 };
@@ -46,9 +48,6 @@ impl Target {
     }
 }
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long an idle connection is kept: below what proxies usually allow (60 s), for a connection that is closed
 /// as we write to it looks like a failure.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -61,11 +60,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The client, with every option written out: awc's defaults lose or hang (`shared/traps.md`, 9).
 pub fn client(target: &Target) -> Client {
-    let connector = Connector::new()
-        // After any other choice of protocols, this would be undone.
-        .rustls_0_23(target.tls.clone())
-        .timeout(CONNECT_TIMEOUT)
-        .handshake_timeout(CONNECT_TIMEOUT)
+    let connector = http_client::connector(&target.url, target.tls.clone())
         .conn_keep_alive(KEEP_ALIVE)
         .conn_lifetime(CONNECTION_LIFETIME)
         // Above our own bound, for a request that waits for a connection would time out unsent.
@@ -90,22 +85,55 @@ pub async fn post(
     encoding: Encoding,
     body: Bytes,
 ) -> Verdict {
+    let used = Used::default();
     let whole = async {
-        match attempt(client, target, token, encoding, body.clone()).await {
-            // A connection that was kept alive had been closed: that says nothing of Blueflood.
-            Err(SendRequestError::Connect(ConnectError::Disconnected)) => {
-                attempt(client, target, token, encoding, body).await
+        let send = || used.within(attempt(client, target, token, encoding, body.clone()));
+        match send().await {
+            // A connection that was kept alive had died: that says nothing of Blueflood.
+            Err(error) if is_lost(&error, &used) => {
+                // The others may have died with it.
+                used.distrust_idle();
+                send().await
             }
             other => other,
         }
-        .unwrap_or_else(|error| failure(&error))
+        .unwrap_or_else(|error| failure(&error, &used))
     };
     match tokio::time::timeout(target.timeout, whole).await {
         Ok(verdict) => verdict,
         Err(_) => {
-            let cause = format!("no whole answer within {} s", target.timeout.as_secs_f64());
-            Verdict::NoAnswer { cause, may_be_size: true }
+            let what = match used.way() {
+                Way::Connecting => "connection",
+                Way::Fresh => "whole answer",
+                Way::Reused => {
+                    used.distrust_idle();
+                    "whole answer, on a connection that served before,"
+                }
+            };
+            let cause = format!("no {what} within {} s", target.timeout.as_secs_f64());
+            Verdict::NoAnswer { cause, may_be_size: used.way() == Way::Fresh }
         }
+    }
+}
+
+/// Whether a request was lost with its connection, so that another one may do better.
+fn is_lost(error: &SendRequestError, used: &Used) -> bool {
+    use std::io::ErrorKind as Kind;
+    match error {
+        SendRequestError::Connect(ConnectError::Disconnected) => true,
+        SendRequestError::Send(io) | SendRequestError::Response(ParseError::Io(io)) => {
+            let has_broken = matches!(
+                io.kind(),
+                Kind::ConnectionReset
+                    | Kind::ConnectionAborted
+                    | Kind::BrokenPipe
+                    | Kind::NotConnected
+                    // The end of an encrypted connection without a word.
+                    | Kind::UnexpectedEof
+            );
+            used.is_stale() && has_broken
+        }
+        _ => false,
     }
 }
 
@@ -114,7 +142,7 @@ pub async fn post(
 /// # Errors
 /// Why there was no answer, in words for an operator.
 pub async fn reach(client: &Client, url: &str, patience: Duration) -> Result<u16, String> {
-    match tokio::time::timeout(patience, client.get(url).send()).await {
+    match tokio::time::timeout(patience, client.get(told_url(url)).send()).await {
         Ok(Ok(response)) => Ok(response.status().as_u16()),
         Ok(Err(error)) => Err(tls::explain(&error)),
         Err(_) => Err(format!("no answer within {} s", patience.as_secs_f64())),
@@ -128,7 +156,7 @@ async fn attempt(
     encoding: Encoding,
     body: Bytes,
 ) -> Result<Verdict, SendRequestError> {
-    let mut request = client.post(&target.url);
+    let mut request = client.post(told_url(&target.url));
     if encoding == Encoding::Deflate {
         request = request.insert_header((CONTENT_ENCODING, "gzip"));
     }
@@ -143,16 +171,19 @@ async fn attempt(
     let answer = Answer { status, retry_after: retry_after.as_deref(), body: b"", now: SystemTime::now() };
     let early = classify(&answer);
     if matches!(early, Verdict::Stored | Verdict::Unconfirmed) {
-        // The head says it all. The body is read only so that the connection can be used again, and not for long.
-        let _ = tokio::time::timeout(Duration::from_secs(1), read(&mut response)).await;
-        return Ok(early);
+        // The head says it all, but for a page that somebody else shows there. The rest is read only so that the
+        // connection can be used again, and not for long.
+        let mut body = BytesMut::new();
+        let _ = tokio::time::timeout(Duration::from_secs(1), read(&mut response, &mut body)).await;
+        return Ok(classify(&Answer { body: &body, ..answer }));
     }
-    match read(&mut response).await {
+    let mut body = BytesMut::new();
+    match read(&mut response, &mut body).await {
         // awc takes a body that was cut for a whole one.
-        Ok(body) if length.is_none_or(|length| length == body.len()) => {
+        Ok(()) if length.is_none_or(|length| length == body.len()) => {
             Ok(classify(&Answer { body: &body, ..answer }))
         }
-        Ok(body) => Ok(cut(status, &format!("its body ended after {} bytes", body.len()))),
+        Ok(()) => Ok(cut(status, &format!("its body ended after {} bytes", body.len()))),
         Err(error) => Ok(cut(status, &error)),
     }
 }
@@ -162,11 +193,10 @@ fn cut(status: u16, how: &str) -> Verdict {
 }
 
 /// Reads the body of an answer, within bounds.
-async fn read<S>(response: &mut ClientResponse<S>) -> Result<Bytes, String>
+async fn read<S>(response: &mut ClientResponse<S>, body: &mut BytesMut) -> Result<(), String>
 where
     S: futures_util::Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {
-    let mut body = BytesMut::new();
     while let Some(piece) = response.next().await {
         let piece = piece.map_err(|error| error.to_string())?;
         if body.len().saturating_add(piece.len()) > ANSWER_BYTES_MAX {
@@ -174,14 +204,21 @@ where
         }
         body.extend_from_slice(&piece);
     }
-    Ok(body.freeze())
+    Ok(())
 }
 
 /// What it means that no head of an answer came.
-fn failure(error: &SendRequestError) -> Verdict {
+fn failure(error: &SendRequestError, used: &Used) -> Verdict {
     use std::io::ErrorKind;
+    // What died of age does not tell of size.
+    let may_be_size = |io: &std::io::Error| {
+        let broke = matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
+        broke && used.way() == Way::Fresh
+    };
     match error {
-        SendRequestError::Timeout => Verdict::NoAnswer { cause: error.to_string(), may_be_size: true },
+        SendRequestError::Timeout => {
+            Verdict::NoAnswer { cause: error.to_string(), may_be_size: used.way() == Way::Fresh }
+        }
         SendRequestError::Connect(ConnectError::Disconnected) => Verdict::NoAnswer {
             cause: "the connection was closed without an answer".into(),
             may_be_size: false,
@@ -189,18 +226,20 @@ fn failure(error: &SendRequestError) -> Verdict {
         SendRequestError::Connect(_) => Verdict::Unreachable { cause: tls::explain(error) },
         SendRequestError::Send(io) => Verdict::NoAnswer {
             cause: format!("the connection broke while sending: {}", tls::explain(error)),
-            may_be_size: matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+            may_be_size: may_be_size(io),
         },
-        // Whoever answered went away in the middle of the head: that says nothing of our settings.
-        SendRequestError::Response(ParseError::Io(io)) => Verdict::NoAnswer {
-            cause: format!("the connection broke before the answer: {}", tls::explain(error)),
-            may_be_size: matches!(io.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+        SendRequestError::Response(ParseError::Io(io)) => match http_client::faulty_head(io) {
+            // Whoever answered went away in the middle of the head: that says nothing of our settings.
+            Some(Faulty::Cut) => Verdict::NoAnswer { cause: Faulty::Cut.to_string(), may_be_size: false },
+            Some(_) => Verdict::Unexpected(tls::explain(error)),
+            None => Verdict::NoAnswer {
+                cause: format!("the connection broke before the answer: {}", tls::explain(error)),
+                may_be_size: may_be_size(io),
+            },
         },
-        SendRequestError::Response(ParseError::Incomplete) => {
-            Verdict::NoAnswer { cause: "the answer ended within its head".into(), may_be_size: false }
-        }
         SendRequestError::Response(error) => Verdict::Unexpected(format!("no HTTP answer: {error}")),
-        SendRequestError::Url(error) => Verdict::Misconfigured(error.to_string()),
+        // A URL that no request can be made for.
+        SendRequestError::Url(_) | SendRequestError::Http(_) => Verdict::Misconfigured(error.to_string()),
         other => Verdict::Unreachable { cause: other.to_string() },
     }
 }

@@ -5,11 +5,11 @@ use std::{
     fmt, fs, io,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::{
-        fs::{FileTypeExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use listenfd::ListenFd;
@@ -31,7 +31,50 @@ pub enum Bound {
     /// UDP.
     Udp(UdpSocket),
     /// A unix stream socket, and its file, unless that is somebody else's.
-    Unix(UnixListener, Option<PathBuf>),
+    Unix(Mutex<UnixListener>, Option<SocketFile>),
+}
+
+/// The file that a unix socket is reached by.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    mode: u32,
+    backlog: u32,
+    /// Which file it is, by device and inode: another one may come to have its name.
+    made: Mutex<Option<(u64, u64)>>,
+}
+
+/// What has become of a unix socket's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// It is there, or this socket has none of ours.
+    Here,
+    /// Nobody can connect any more.
+    Gone,
+    /// Who connects there meets somebody else.
+    Taken,
+}
+
+impl SocketFile {
+    fn new(path: &Path, mode: u32, backlog: u32) -> Self {
+        Self { path: path.to_owned(), mode, backlog, made: Mutex::new(identity(path)) }
+    }
+
+    fn reached(&self) -> Reached {
+        match identity(&self.path) {
+            found if found == *lock(&self.made) => Reached::Here,
+            Some(_) => Reached::Taken,
+            None => Reached::Gone,
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a socket cannot be bound.
@@ -99,7 +142,9 @@ impl Bound {
         // If it cannot be shut, it closes with the process.
         let _ = match self {
             Bound::Tcp(listener) | Bound::Tls(listener, _) => shut(listener.into()),
-            Bound::Unix(listener, _) => shut(listener.into()),
+            Bound::Unix(listener, _) => {
+                shut((&*listener.lock().unwrap_or_else(PoisonError::into_inner)).into())
+            }
             Bound::Udp(_) => Ok(()),
         };
     }
@@ -113,10 +158,32 @@ impl Bound {
             Bound::Tls(listener, identity) => tokio::net::TcpListener::from_std(listener.try_clone()?)
                 .map(|listener| Acceptor::Tls(listener, identity.clone())),
             Bound::Unix(listener, _) => {
-                tokio::net::UnixListener::from_std(listener.try_clone()?).map(Acceptor::Unix)
+                tokio::net::UnixListener::from_std(lock(listener).try_clone()?).map(Acceptor::Unix)
             }
             Bound::Udp(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Whether it can be reached by a file, if that is how it is reached.
+    pub(super) fn reached(&self) -> Reached {
+        match self {
+            Bound::Unix(_, Some(file)) => file.reached(),
+            Bound::Unix(_, None) | Bound::Tcp(_) | Bound::Tls(..) | Bound::Udp(_) => Reached::Here,
+        }
+    }
+
+    /// Whether somebody may take away the file that it is reached by.
+    pub(super) fn has_file(&self) -> bool {
+        matches!(self, Bound::Unix(_, Some(_)))
+    }
+
+    /// Binds a unix socket anew whose file is gone.
+    pub(super) fn bind_anew(&self) -> io::Result<()> {
+        let Bound::Unix(listener, Some(file)) = self else { return Ok(()) };
+        let anew = unix(&file.path, file.mode, file.backlog)?;
+        *lock(&file.made) = identity(&file.path);
+        *lock(listener) = anew;
+        Ok(())
     }
 }
 
@@ -131,7 +198,7 @@ impl fmt::Display for Bound {
             Bound::Tcp(listener) => address(f, "tcp", listener.local_addr()),
             Bound::Tls(listener, _) => address(f, "tls", listener.local_addr()),
             Bound::Udp(socket) => address(f, "udp", socket.local_addr()),
-            Bound::Unix(listener, _) => match listener.local_addr() {
+            Bound::Unix(listener, _) => match lock(listener).local_addr() {
                 Ok(address) => {
                     write!(f, "unix:{}", address.as_pathname().unwrap_or(Path::new("")).display())
                 }
@@ -143,9 +210,11 @@ impl fmt::Display for Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Bound::Unix(_, Some(path)) = self {
+        if let Bound::Unix(_, Some(file)) = self
+            && file.reached() == Reached::Here
+        {
             // Left behind, it is only a file that the next start takes away.
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(&file.path);
         }
     }
 }
@@ -159,7 +228,8 @@ fn bind(transport: &Transport, passed: &mut ListenFd) -> Result<Bound, Why> {
         }
         Transport::Udp { address } => Bound::Udp(udp(*address)?),
         Transport::Unix { path, mode, backlog } => {
-            Bound::Unix(unix(path, *mode, *backlog)?, Some(path.clone()))
+            let listener = unix(path, *mode, *backlog)?;
+            Bound::Unix(Mutex::new(listener), Some(SocketFile::new(path, *mode, *backlog)))
         }
         Transport::Systemd { domain, index } => take(*domain, *index, passed)?,
     })
@@ -216,7 +286,7 @@ fn take(domain: SystemdDomain, index: u32, passed: &mut ListenFd) -> io::Result<
         SystemdDomain::Unix => {
             let listener = passed.take_unix_listener(index)?.ok_or_else(missing)?;
             listener.set_nonblocking(true)?;
-            Ok(Bound::Unix(listener, None))
+            Ok(Bound::Unix(Mutex::new(listener), None))
         }
     }
 }

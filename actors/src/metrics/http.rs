@@ -2,7 +2,7 @@
 //! It never changes anything: every route only looks.
 
 use std::{
-    net::{IpAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, TcpListener},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,10 +12,11 @@ use std::{
 
 use actix::Addr;
 use actix_web::{
-    App, Error, HttpResponse, HttpServer,
+    App, Error, FromRequest, Handler, HttpResponse, HttpServer, Resource, Responder,
     body::MessageBody,
     dev::{Server, ServiceRequest, ServiceResponse},
-    http::header::{ContentType, HOST},
+    guard,
+    http::header::{ALLOW, ContentType, HOST},
     middleware::{DefaultHeaders, Next, from_fn},
     web::{self, Data},
 };
@@ -27,6 +28,9 @@ use super::{Board, HistoryOf, Metrics, Snapshot, View, tap};
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that may be open at once: more have to wait.
+pub const CONNECTIONS_MAX: usize = 128;
 
 /// How often an open page is told.
 const EVENT_EVERY: Duration = Duration::from_secs(1);
@@ -61,23 +65,19 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .app_data(shared.clone())
             .wrap(from_fn(check_host))
             .wrap(headers)
-            .route("/", web::get().to(|| file("text/html; charset=utf-8", include_str!("page/index.html"))))
-            .route(
-                "/page.js",
-                web::get().to(|| file("text/javascript; charset=utf-8", include_str!("page/page.js"))),
-            )
-            .route(
-                "/page.css",
-                web::get().to(|| file("text/css; charset=utf-8", include_str!("page/page.css"))),
-            )
-            .route("/events", web::get().to(events))
-            .route("/tap", web::get().to(tap::tap))
-            .route("/history", web::get().to(history))
-            .route("/settings", web::get().to(settings_shown))
-            .route("/stats", web::get().to(stats))
-            .route("/metrics", web::get().to(prometheus))
-            .route("/healthz", web::get().to(health))
-            .route("/readyz", web::get().to(readiness));
+            .service(look("/", || file("text/html; charset=utf-8", include_str!("page/index.html"))))
+            .service(look("/page.js", || {
+                file("text/javascript; charset=utf-8", include_str!("page/page.js"))
+            }))
+            .service(look("/page.css", || file("text/css; charset=utf-8", include_str!("page/page.css"))))
+            .service(look("/events", events))
+            .service(look("/tap", tap::tap))
+            .service(look("/history", history))
+            .service(look("/settings", settings_shown))
+            .service(look("/stats", stats))
+            .service(look("/metrics", prometheus))
+            .service(look("/healthz", health))
+            .service(look("/readyz", readiness));
         #[cfg(feature = "faults")]
         let app = app
             .route("/fault/{place}", web::post().to(arm_fault))
@@ -86,11 +86,24 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
     };
     Ok(HttpServer::new(app)
         .workers(1)
+        .max_connections(CONNECTIONS_MAX)
         .disable_signals()
         .client_request_timeout(REQUEST_TIMEOUT)
         .shutdown_timeout(1)
         .listen(socket)?
         .run())
+}
+
+/// Something that can be looked at: with GET or, by a check that wants no body, with HEAD.
+fn look<F, Args>(path: &'static str, show: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    let looks = guard::Any(guard::Get()).or(guard::Head());
+    let others = || async { HttpResponse::MethodNotAllowed().insert_header((ALLOW, "GET, HEAD")).finish() };
+    web::resource(path).route(web::route().guard(looks).to(show)).default_service(web::to(others))
 }
 
 /// A web page that a browser on this host shows can name this port by a DNS name of its own and read the answer
@@ -100,8 +113,9 @@ async fn check_host(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     let loopback_only = request.app_data::<Data<Shared>>().is_some_and(|shared| shared.loopback_only);
-    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    if loopback_only && !host.is_some_and(is_loopback) {
+    // A browser always says one. A check that speaks HTTP/1.0 need not.
+    let host = request.headers().get(HOST);
+    if loopback_only && host.is_some_and(|host| !host.to_str().is_ok_and(is_loopback)) {
         let text =
             "this port answers to localhost, 127.0.0.1 and [::1] only: check the Host of your request\n";
         return Ok(request.into_response(HttpResponse::Forbidden().body(text)).map_into_right_body());
@@ -109,13 +123,24 @@ async fn check_host(
     Ok(next.call(request).await?.map_into_left_body())
 }
 
-/// Whether a `Host` header names this host's loopback.
+/// Whether a `Host` header names this host's loopback, and nothing more.
 fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+    let (name, port) = match host.strip_prefix('[').and_then(|v6| v6.split_once(']')) {
+        Some((v6, port)) => {
+            if !v6.parse::<Ipv6Addr>().is_ok_and(|ip| ip.is_loopback()) {
+                return false;
+            }
+            ("localhost", port)
+        }
+        None => match host.find(':') {
+            Some(colon) => host.split_at(colon),
+            None => (host, ""),
+        },
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    let is_port = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    let names_loopback =
+        name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+    names_loopback && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 async fn file(kind: &'static str, text: &'static str) -> HttpResponse {
@@ -214,9 +239,23 @@ mod tests {
         for host in ["localhost", "LOCALHOST:8004", "127.0.0.1", "127.1.2.3:80", "[::1]", "[::1]:8004"] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in
-            ["", "evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8004", "[::2]", "10.0.0.1"]
-        {
+        for host in [
+            "",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:8004",
+            "[::2]",
+            "10.0.0.1",
+            "[::1].evil.example",
+            "[::1]evil.example",
+            "[::1",
+            "::1",
+            "[127.0.0.1]",
+            "127.0.0.1:80@evil.example",
+            "localhost:80:80",
+            "evil.example:80@localhost",
+            "localhost ",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

@@ -164,7 +164,7 @@ impl Account {
     /// What an answer means. No word of it that is passed on has the key in it.
     pub fn classify(&self, answer: &Answer<'_>, key: &Secret) -> Verdict {
         let grant = match (self, answer.status) {
-            (Self::ApiKey { .. } | Self::Password { .. }, 200 | 203) => answer.grant_of_v2(),
+            (Self::ApiKey { .. } | Self::Password { .. }, 200 | 201 | 203) => answer.grant_of_v2(),
             (Self::V3Password { .. } | Self::V3ApplicationCredential { .. }, 200 | 201) => {
                 answer.grant_of_v3()
             }

@@ -20,8 +20,21 @@ pub const AHEAD_MAX: Duration = Duration::from_secs(300);
 /// And at most this part of its life before its end: a fifth.
 const AHEAD_PART: u32 = 5;
 
-/// The waits after attempts that failed.
-pub const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
+/// The waits after the first attempts that failed.
+const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(8) };
+
+/// How many they are. From then on there is one attempt in [`FAILED_EVERY`].
+const BACKOFF_TRIES: u32 = 4;
+
+/// From the beginning of one attempt to that of the next, while Keystone fails: its return is noticed within 10 s, and
+/// what was lost with it costs it no more than that.
+pub const FAILED_EVERY: Duration = Duration::from_secs(9);
+
+/// Daemons that failed together are to drift apart: the time is longer or shorter by up to this.
+const FAILED_JITTER: Duration = Duration::from_millis(500);
+
+/// The least wait after an attempt that took longer than that.
+const FAILED_PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// The wait after credentials were refused: only somebody who changes them can help.
 pub const REFUSED_PAUSE: Duration = Duration::from_secs(60);
@@ -204,8 +217,13 @@ impl Renewal {
             Verdict::Failed(cause) => (cause, false),
         };
         let tries = self.trouble.as_ref().map_or(0, |trouble| trouble.tries).saturating_add(1);
-        let pause = if refused { REFUSED_PAUSE } else { BACKOFF.wait(tries, random) };
-        let trouble = Trouble { cause, refused, tries, pause_until: now.saturating_add(pause) };
+        let steady = began.saturating_add(failed_every(random)).max(now.saturating_add(FAILED_PAUSE_MIN));
+        let pause_until = match tries {
+            _ if refused => now.saturating_add(REFUSED_PAUSE),
+            0..=BACKOFF_TRIES => now.saturating_add(BACKOFF.wait(tries, random)).min(steady),
+            _ => steady,
+        };
+        let trouble = Trouble { cause, refused, tries, pause_until };
         let no_token = trouble.no_token(now);
         self.trouble = Some(trouble);
         // A token that is being renewed ahead of its end still serves.
@@ -223,6 +241,11 @@ impl Renewal {
         self.held = Some(Held { token: token.clone(), renew, expires });
         token
     }
+}
+
+fn failed_every(random: f64) -> Duration {
+    let least = FAILED_EVERY.saturating_sub(FAILED_JITTER);
+    least.saturating_add(FAILED_JITTER.mul_f64(random.clamp(0.0, 1.0) * 2.0))
 }
 
 /// How long before its end a token is renewed: a time drawn evenly from half the most that is allowed to all of it, so
@@ -342,6 +365,27 @@ mod tests {
         let Some(Action::Answer(Err(no))) = renewal.apply(refused(), seconds(3), 0.5).pop() else { panic!() };
         assert_eq!(no, NoToken { cause: "HTTP 401".into(), refused: true, retry_in: REFUSED_PAUSE });
         assert!(attempts(&renewal.apply(Event::CredentialsChanged, seconds(4), 0.5)));
+    }
+
+    /// It took 39.6 s with waits of up to a minute.
+    #[test]
+    fn the_return_of_keystone_is_noticed_within_10_s_however_long_it_was_away() {
+        for (random, took) in [(0.0, 0), (0.5, 0), (1.0, 0), (1.0, 7), (0.3, 30)] {
+            let mut renewal = Renewal::new(0);
+            let mut now = Now::ZERO;
+            let mut attempts_in_an_hour = 0;
+            assert!(attempts(&renewal.apply(Event::Tick, now, random)));
+            while now < seconds(3600) {
+                attempts_in_an_hour += 1;
+                now += seconds(took);
+                renewal.apply(failed(), now, random);
+                let due = renewal.next(now).unwrap();
+                assert!(due - now + seconds(took) <= seconds(10).max(seconds(took) + FAILED_PAUSE_MIN));
+                now = due;
+                assert!(attempts(&renewal.apply(Event::Tick, now, random)));
+            }
+            assert!(attempts_in_an_hour <= 3600 / 8, "{attempts_in_an_hour}");
+        }
     }
 
     #[test]

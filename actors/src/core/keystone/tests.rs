@@ -107,7 +107,7 @@ fn version_2_grants_a_token_with_its_tenant_until_its_expiry() {
         "2014-12-14T17:54:49.574-05:00",
         "2014-12-15T00:54:49.574+02:00",
     ] {
-        for status in [200, 203] {
+        for status in [200, 201, 203] {
             let grant = granted(classify(&api_key(), status, None, &v2(expires)));
             assert_eq!(grant.token.reveal(), "t0");
             assert_eq!(grant.tenant_id.as_deref(), Some("42"));
