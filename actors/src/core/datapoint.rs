@@ -60,7 +60,7 @@ reasons! {
     PickleUnfinished = "pickle_unfinished",
     /// A pickle of a protocol that didn't exist when this was written (over 5).
     PickleProtocol = "pickle_protocol",
-    /// A pickle that asks to import, build or call something. Nothing of the kind is ever done.
+    /// A pickle that is an object of a class as a whole. Nothing is ever imported, built or called.
     PickleCall = "pickle_call",
     /// A pickle with containers in containers past any use.
     PickleTooDeep = "pickle_too_deep",
@@ -68,12 +68,17 @@ reasons! {
     PickleTooLarge = "pickle_too_large",
     /// A pickle of something that is neither a list nor a tuple.
     PickleNoList = "pickle_no_list",
+    /// Bytes behind the end (STOP) of a pickle, within its frame: what stands before them is taken.
+    PickleTail = "pickle_tail",
     /// An item of a pickle that isn't `(name, (timestamp, value), ...)`.
     ItemShape = "item_shape",
     /// An item of a pickle whose name is no text.
     ItemName = "item_name",
     /// An item of a pickle whose timestamp or value is no number, or one that no double is near.
     ItemNumber = "item_number",
+    /// An item of a pickle in which an object of a class (Decimal, datetime, numpy.float64) stands for a number or a
+    /// name: what it is worth only code could tell, and none is run.
+    ItemClass = "item_class",
     /// A name longer than Blueflood can store.
     NameTooLong = "name_too_long",
     /// A connection that is encrypted where it must not be, or is not where it must, or whose handshake failed.

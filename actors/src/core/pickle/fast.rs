@@ -75,7 +75,8 @@ impl Shape<'_> {
     fn more(&mut self) -> Option<bool> {
         match self.reader.byte()? {
             MARK => Some(true),
-            STOP => Some(false),
+            // What follows the end is the machine's to tell of.
+            STOP if self.reader.rest().is_empty() => Some(false),
             _ => None,
         }
     }
