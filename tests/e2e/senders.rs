@@ -127,15 +127,26 @@ fn what_json_cannot_say_is_skipped_by_reason() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_is_mended_and_counted() {
+fn names_in_latin_1_are_refused_and_shown_and_never_become_one_series() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    let end = format!(" 1 {}\n", now());
-    daemon
-        .send([&b"caf\xe9.temperature"[..], end.as_bytes(), "café.löad".as_bytes(), end.as_bytes()].concat());
-    world.expect_points(2);
-    daemon.expect_count("/datapoints/names_replaced", 1);
-    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["café.löad", "caf\u{fffd}.temperature"]);
+    let now = now();
+    let end = format!(" 1 {now}\n");
+    let names = [&b"h.gr\xf6\xdfe"[..], b"h.gr\xfc\xdfe", "h.größe".as_bytes()];
+    daemon.send(names.map(|name| [name, end.as_bytes()].concat()).concat());
+    daemon.send(framed(b"\x80\x02](U\x03a\xe9bJ\xff\xff\xff\xffK\x01\x86\x86e."));
+    world.expect_points(1);
+    daemon.expect_count("/skipped/name_not_utf8", 3);
+    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["h.größe"]);
+    let stats = daemon.stats();
+    assert_eq!(
+        (&stats["datapoints"]["received"], &stats["datapoints"]["unaccounted"]),
+        (&4.into(), &0.into())
+    );
+    let shown = stats["listeners"][0]["skipped"]["name_not_utf8"].to_string();
+    assert!(shown.contains("\\xe9b"), "{shown}");
+    let said = daemon.said("a name that is no UTF-8 is not forwarded").expect("it is said");
+    assert_eq!(said["sample"], format!("h.gr\\xf6\\xdfe 1 {now}"), "once, of the first");
 }
 
 #[test]

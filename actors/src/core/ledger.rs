@@ -204,7 +204,7 @@ mod tests {
             let mut ledger = Ledger::default();
             for (what, n) in moves {
                 match what {
-                    0 => ledger.decoded(&Decoded { rows: n, skipped: [n / 3, 0, 1, 0, 0, 2], names_replaced: 0 }),
+                    0 => ledger.decoded(&Decoded { rows: n, skipped: [n / 3, 0, 1, 0, 0, 0, 2], names_replaced: 0 }),
                     1 => ledger.malformed("frame"),
                     2 => ledger.spooled(n.min(ledger.open)),
                     3 => ledger.dropped_in_hand("spool_full", n.min(ledger.open)),

@@ -171,10 +171,10 @@ impl<'a> Intake<'a> {
         match item {
             Ok(datapoint) => {
                 let encoded = self.encoder.encode(&datapoint, self.now_ms, &mut self.rows);
-                self.decoded.count(encoded);
+                self.decoded.count(encoded.map(|()| false));
                 match (encoded, look) {
-                    (Ok(_), None) => {}
-                    (Ok(_), Some(look)) => look.datapoint(whence, &datapoint),
+                    (Ok(()), None) => {}
+                    (Ok(()), Some(look)) => look.datapoint(whence, &datapoint),
                     (Err(reason), look) => self.skipped(reason, &datapoint, whence, look),
                 }
             }
@@ -215,7 +215,13 @@ impl<'a> Intake<'a> {
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            self.desk.note_skipped(reason, count, sample);
+            let is_first = self.desk.note_skipped(reason, count, sample.clone());
+            if is_first && reason == Skipped::NameNotUtf8 {
+                warn!(self.common.log, "a name that is no UTF-8 is not forwarded";
+                    "reason" => reason.label(), "peer" => sample.peer, "sample" => sample.text,
+                    "cause" => "JSON holds no other text, and a name mended by us could be that of another series: let \
+                                the sender write UTF-8. This is said once");
+            }
         }
         if self.rows.is_empty() {
             self.release();
