@@ -59,6 +59,13 @@ impl Setting {
         self.help.trim()
     }
 
+    /// Whether it may be any text at all: then a number in a typed file is no number, and its text counts.
+    pub fn is_any_text(&self) -> bool {
+        let is_judged =
+            ["COUNT", "SECONDS", "SIZE", "TIME", "URL", "ADDRESS", "ENDPOINT"].contains(&self.value);
+        !is_judged && !self.value.contains('|')
+    }
+
     /// The name of its environment variable.
     pub fn environment(&self) -> String {
         format!("{ENVIRONMENT_PREFIX}{}", self.key.to_uppercase())

@@ -39,7 +39,9 @@ pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<(
 
     let datapoints = entries.len();
     let lists = 1;
-    let within_bounds = names_bytes <= bounds.names_bytes_max
+    // What follows the end is the machine's to tell of.
+    let within_bounds = shape.reader.rest().is_empty()
+        && names_bytes <= bounds.names_bytes_max
         && shape.memo_entries <= bounds.memo_entries_max
         && datapoints.saturating_mul(ITEMS_A_DATAPOINT).saturating_add(lists) <= bounds.items_max
         && datapoints.saturating_add(STACK_ITEMS_BESIDES) <= bounds.stack_items_max
@@ -75,8 +77,7 @@ impl Shape<'_> {
     fn more(&mut self) -> Option<bool> {
         match self.reader.byte()? {
             MARK => Some(true),
-            // What follows the end is the machine's to tell of.
-            STOP if self.reader.rest().is_empty() => Some(false),
+            STOP => Some(false),
             _ => None,
         }
     }
