@@ -347,7 +347,8 @@ settings! {
     log_format: LogFormat = choice(&[("auto", LogFormat::Text), ("text", LogFormat::Text), ("json", LogFormat::Json)]), {
         group: Group::Seen, value: "auto|text|json", default: "auto",
     }
-    /// Log to this file.
+    /// Log to this file, which only its owner may read if it is made. A device, a pipe or what a link leads to is written
+    /// and never put aside.
     log_file: Option<PathBuf> = read::path, {
         group: Group::Seen, value: "PATH", empty: "standard error",
     }
