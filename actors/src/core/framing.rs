@@ -278,6 +278,8 @@ fn malformed(reason: Reason, bytes: &[u8]) -> Frame {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A connection that the test writes to, in pieces as it likes.
@@ -518,6 +520,76 @@ mod tests {
             for protocol in [Protocol::Pickle, Protocol::Auto] {
                 assert_eq!(Connection::new(protocol).receives(&bytes), frames, "{}", bytes.escape_ascii());
             }
+        }
+    }
+
+    /// What a connection comes to, its lines one by one, and how it failed. `cuts` are where a packet ends.
+    fn outcome(protocol: Protocol, bytes: &[u8], cuts: &[usize]) -> (Vec<Frame>, Option<String>) {
+        let (mut framing, mut buffer) = (Framing::new(protocol), BytesMut::new());
+        let mut frames = Vec::new();
+        let mut take = |frame| match frame {
+            Frame::Lines(block) => {
+                frames.extend(block.split_inclusive(|&byte| byte == b'\n').map(|line| lines(line.to_vec())));
+            }
+            frame => frames.push(frame),
+        };
+        let mut start = 0;
+        for &end in cuts.iter().chain([&bytes.len()]) {
+            buffer.extend_from_slice(&bytes[start..end]);
+            start = end;
+            loop {
+                match framing.decode(&mut buffer) {
+                    Ok(Some(frame)) => take(frame),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error.to_string())),
+                }
+            }
+        }
+        loop {
+            match framing.decode_eof(&mut buffer) {
+                Ok(Some(frame)) => take(frame),
+                Ok(None) => return (frames, None),
+                Err(error) => return (frames, Some(error.to_string())),
+            }
+        }
+    }
+
+    /// What the parts of a connection may be.
+    const PARTS: &[&[u8]] = &[
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02xy",
+        b"\xef\xbb\xbf",
+        b"\x16\x03",
+        b"GET / HTTP/1.1\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+        b"SSH-2.0-x\r\n",
+        b"\0\0\0\x03abc",
+        b"\0\0\0\x03]q.",
+        b"\0\0\0\0",
+        b"(lp0\n",
+        b"A 1 2\n",
+        b"a 1 2\n",
+        b"\n",
+        b"PROXY",
+        b"SSH",
+    ];
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_packets_end(
+            parts in prop::collection::vec(prop::sample::select(PARTS), 0..6),
+            end in 0..80usize,
+            cuts in prop::collection::vec(0..80usize, 0..6),
+            protocol in prop::sample::select(&[Protocol::Line, Protocol::Pickle, Protocol::Auto][..]),
+        ) {
+            let mut bytes = parts.concat();
+            bytes.truncate(end);
+            let mut cuts: Vec<_> = cuts.into_iter().filter(|&cut| cut <= bytes.len()).collect();
+            cuts.sort_unstable();
+            let at_once = outcome(protocol, &bytes, &[]);
+            let one_by_one: Vec<_> = (0..bytes.len()).collect();
+            prop_assert_eq!(&outcome(protocol, &bytes, &cuts), &at_once);
+            prop_assert_eq!(&outcome(protocol, &bytes, &one_by_one), &at_once);
         }
     }
 

@@ -18,6 +18,9 @@ const ITEMS_A_DATAPOINT: usize = 5;
 const STACK_ITEMS_BESIDES: usize = 4;
 
 /// Reads the whole frame into `entries`; `None` if it isn't of the usual shape, or near a bound.
+/// It is a function of its own to the compiler too: within one with the machine, the machine's values would cost its
+/// loop registers.
+#[inline(never)]
 pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<()> {
     let mut shape = Shape { reader: Reader::new(frame), memo_entries: 0, frame_bytes: frame.len() };
     let mut names_bytes = 0usize;
