@@ -18,11 +18,10 @@ const ITEMS_A_DATAPOINT: usize = 5;
 const STACK_ITEMS_BESIDES: usize = 4;
 
 /// Reads the whole frame into `entries`; `None` if it isn't of the usual shape, or near a bound.
-/// It is a function of its own to the compiler too: within one with the machine, the machine's values would cost its
-/// loop registers.
-#[inline(never)]
 pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<()> {
-    let mut shape = Shape { reader: Reader::new(frame), memo_entries: 0, frame_bytes: frame.len() };
+    // What follows a STOP is the machine's to tell of: here it is the last byte, and the end of what is read.
+    let body = frame.strip_suffix(&[STOP])?;
+    let mut shape = Shape { reader: Reader::new(body), memo_entries: 0, frame_bytes: frame.len() };
     let mut names_bytes = 0usize;
 
     shape.header()?;
@@ -42,9 +41,7 @@ pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<(
 
     let datapoints = entries.len();
     let lists = 1;
-    // What follows the end is the machine's to tell of.
-    let within_bounds = shape.reader.rest().is_empty()
-        && names_bytes <= bounds.names_bytes_max
+    let within_bounds = names_bytes <= bounds.names_bytes_max
         && shape.memo_entries <= bounds.memo_entries_max
         && datapoints.saturating_mul(ITEMS_A_DATAPOINT).saturating_add(lists) <= bounds.items_max
         && datapoints.saturating_add(STACK_ITEMS_BESIDES) <= bounds.stack_items_max
@@ -65,7 +62,7 @@ impl Shape<'_> {
         let [PROTO, 0..=PROTOCOL_MAX] = self.reader.array()? else { return None };
         let mut opcode = self.reader.byte()?;
         if opcode == FRAME {
-            if self.reader.wide()? > self.reader.rest().len() {
+            if self.reader.wide()? > self.reader.rest().len().saturating_add(1) {
                 return None;
             }
             opcode = self.reader.byte()?;
@@ -78,10 +75,10 @@ impl Shape<'_> {
 
     /// Whether another batch of items begins (CPython writes a thousand at a time) or the pickle stops.
     fn more(&mut self) -> Option<bool> {
-        match self.reader.byte()? {
-            MARK => Some(true),
-            STOP => Some(false),
-            _ => None,
+        match self.reader.byte() {
+            Some(MARK) => Some(true),
+            None => Some(false),
+            Some(_) => None,
         }
     }
 
