@@ -24,7 +24,7 @@ use crate::{
     core::{
         datapoint::SAMPLE_BYTES_MAX,
         endpoint::TlsFiles,
-        greeting::{Greeting, PROXY_BEFORE_TLS, greeting},
+        greeting::{Foreign, Greeting, PROXY_BEFORE_TLS, greeting},
     },
     tls::{certificates, in_words, wrong},
 };
@@ -211,7 +211,7 @@ async fn accept(
         Ok(0) | Err(_) => return Ok(None),
         Ok(length) if first.first() != Some(&HANDSHAKE_RECORD) => {
             let cause = match greeting(first.get(..length).unwrap_or_default(), true) {
-                Greeting::Foreign(foreign) => foreign.advice(),
+                Greeting::Foreign(foreign @ (Foreign::Http | Foreign::Ssh)) => foreign.advice(),
                 Greeting::Proxy(_) => PROXY_BEFORE_TLS,
                 _ => {
                     "the sender speaks no TLS, but this endpoint nothing else: let it use TLS, or write tcp: for tls:"
