@@ -81,7 +81,8 @@ fn read_key(path: &Path) -> Result<Secret, String> {
     file.take(KEY_BYTES_MAX.saturating_add(1))
         .read_to_string(&mut text)
         .map_err(|error| format!("can't be read: {error}"))?;
-    match text.trim() {
+    // Some editors put a byte order mark before the text.
+    match text.trim_start_matches('\u{feff}').trim() {
         _ if text.len() as u64 > KEY_BYTES_MAX => Err("is too large to hold nothing but a key".to_owned()),
         "" => Err("is empty: write the key into it".to_owned()),
         key => Ok(Secret::new(key.to_owned())),
@@ -496,6 +497,8 @@ mod tests {
         for (text, expected) in [
             ("k3y\n", Ok("k3y")),
             (" k3y\r\n\n", Ok("k3y")),
+            ("\u{feff}k3y\r\n", Ok("k3y")),
+            ("\u{feff}\n", Err("is empty")),
             ("\n", Err("is empty")),
             (&large, Err("too large")),
         ] {

@@ -1,9 +1,10 @@
 //! Owns the log file: whole records, one write each, put aside by size. Never loses a record because the
-//! file can't be put aside.
+//! file can't be put aside, and never renames what is not a file of its own: a device, a pipe, what a link leads to.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use file_rotate::compression::Compression;
 use file_rotate::suffix::AppendCount;
 use file_rotate::{ContentLimit, FileRotate};
+
+/// Who may read a log file that is made: it names senders, tenants and what they sent. The umask may allow less.
+const MODE: u32 = 0o600;
 
 /// Collects what is written until the end of a record is said by a flush, then passes it on in one piece: so that no
 /// record is cut in two by a rotation, or mixed with what another process writes to the same standard error.
@@ -57,6 +61,30 @@ enum State {
     Rotating(FileRotate<AppendCount>),
     /// It could not be put aside: it grows past its size, and after so many more bytes that is tried again.
     Growing(File, usize),
+    /// `/dev/stdout`, `/dev/null`, a pipe, a link: it is only ever written to.
+    Foreign(File),
+}
+
+/// What a path is now.
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// Nothing: somebody has put it aside, logrotate for one.
+    Empty,
+    /// A regular file, which may be renamed.
+    OwnFile,
+    /// Anything else.
+    Foreign,
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() => Self::OwnFile,
+            Ok(_) if path.exists() => Self::Foreign,
+            // A link to nothing is followed, and what it leads to made anew.
+            _ => Self::Empty,
+        }
+    }
 }
 
 impl LogFile {
@@ -65,7 +93,7 @@ impl LogFile {
     pub fn open(path: &Path, bytes_max: u64, kept: u32, reopen: Arc<AtomicBool>) -> io::Result<Self> {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).max(1);
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
-        let state = rotating(path, bytes_max, kept)?;
+        let state = opened(path, bytes_max, kept)?;
         Ok(Self { path: path.to_owned(), bytes_max, kept, state, reopen })
     }
 }
@@ -73,13 +101,17 @@ impl LogFile {
 impl Write for LogFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.reopen.swap(false, Ordering::Relaxed)
-            && let Ok(state) = rotating(&self.path, self.bytes_max, self.kept)
+            && let Ok(state) = opened(&self.path, self.bytes_max, self.kept)
         {
             self.state = state;
         }
-        // It is gone when somebody else has put it aside, logrotate for one.
-        if matches!(self.state, State::Growing(_, 0)) || !self.path.exists() {
-            self.state = rotating(&self.path, self.bytes_max, self.kept)?;
+        let is_as_it_was = match (&self.state, Place::of(&self.path)) {
+            (State::Growing(_, left), Place::OwnFile) => *left > 0,
+            (State::Rotating(_), Place::OwnFile) | (State::Foreign(_), Place::Foreign) => true,
+            _ => false,
+        };
+        if !is_as_it_was {
+            self.state = opened(&self.path, self.bytes_max, self.kept)?;
         }
         if let State::Rotating(file) = &mut self.state {
             match unpanicked(|| file.write(bytes)) {
@@ -87,9 +119,13 @@ impl Write for LogFile {
                 Err(_) => self.state = State::Growing(append_to(&self.path)?, self.bytes_max),
             }
         }
-        if let State::Growing(file, left) = &mut self.state {
-            file.write_all(bytes)?;
-            *left = left.saturating_sub(bytes.len());
+        match &mut self.state {
+            State::Growing(file, left) => {
+                file.write_all(bytes)?;
+                *left = left.saturating_sub(bytes.len());
+            }
+            State::Foreign(file) => file.write_all(bytes)?,
+            State::Rotating(_) => {}
         }
         Ok(bytes.len())
     }
@@ -97,6 +133,16 @@ impl Write for LogFile {
     /// Nothing waits here: a file is written to at once.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Opens it in the way that fits what it is.
+fn opened(path: &Path, bytes_max: usize, kept: usize) -> io::Result<State> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    if is_link || Place::of(path) == Place::Foreign {
+        append_to(path).map(State::Foreign)
+    } else {
+        rotating(path, bytes_max, kept)
     }
 }
 
@@ -109,12 +155,20 @@ fn rotating(path: &Path, bytes_max: usize, kept: usize) -> io::Result<State> {
     append_to(path)?;
     let limit = ContentLimit::BytesSurpassed(bytes_max);
     unpanicked(|| {
-        Ok(State::Rotating(FileRotate::new(path, AppendCount::new(kept), limit, Compression::None, None)))
+        let suffix = AppendCount::new(kept);
+        Ok(State::Rotating(FileRotate::new(path, suffix, limit, Compression::None, Some(appending()))))
     })
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).append(true).create(true).open(path)
+    appending().open(path)
+}
+
+/// For reading too: a pipe that nobody reads yet could not be opened without waiting for who does.
+fn appending() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(MODE);
+    options
 }
 
 /// `FileRotate` asserts what the file system may make false at any time, such as that nobody else has made `NAME.1`.

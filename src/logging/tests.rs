@@ -145,6 +145,123 @@ fn a_file_that_somebody_put_aside_is_begun_anew() {
     assert_eq!(fs::read_to_string(directory.path().join("taken")).unwrap(), "two\n");
 }
 
+/// Logs more than the file may hold.
+fn logs_a_lot_to(path: &Path) {
+    let _turn = turn();
+    let log = start(&LogSettings { file_bytes_max: 1000, ..to(path, LogFormat::Text) }).unwrap();
+    for number in 0..100 {
+        info!(log.logger, "record"; "number" => number);
+    }
+    let lost = Arc::clone(&log.lost);
+    drop(log);
+    assert_eq!(lost.load(Ordering::Relaxed), 0);
+}
+
+fn names_in(directory: &Path) -> Vec<String> {
+    let names = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// `/dev/stdout` and `/dev/stderr` are links: as root, the host's own were renamed.
+#[test]
+fn what_a_link_leads_to_is_written_and_never_renamed() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("elsewhere")).unwrap();
+    let (link, target) = (directory.path().join("x.log"), directory.path().join("elsewhere/y.log"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    // The first time it leads to nothing yet.
+    for records in [100, 200] {
+        logs_a_lot_to(&link);
+        assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), records);
+    }
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(names_in(directory.path()), ["elsewhere", "x.log"]);
+    assert_eq!(names_in(&directory.path().join("elsewhere")), ["y.log"]);
+
+    let open = fs::File::create(directory.path().join("standard.output")).unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&open);
+    logs_a_lot_to(Path::new(&format!("/proc/self/fd/{descriptor}")));
+    let written = fs::read_to_string(directory.path().join("standard.output")).unwrap();
+    assert_eq!(written.lines().count(), 100);
+    assert_eq!(names_in(directory.path()), ["elsewhere", "standard.output", "x.log"]);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skip is said")]
+fn a_device_is_written_and_never_renamed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (null, directory) = (directory.path().join("null"), directory.path());
+    // Never the host's own.
+    let made = std::process::Command::new("mknod").arg(&null).args(["c", "1", "3"]).output();
+    if !made.is_ok_and(|made| made.status.success()) || fs::write(&null, "x").is_err() {
+        eprintln!("skipped: only some may make devices");
+        return;
+    }
+    logs_a_lot_to(&null);
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(
+        &fs::symlink_metadata(&null).unwrap().file_type()
+    ));
+    assert_eq!(names_in(directory), ["null"]);
+}
+
+#[test]
+fn a_pipe_is_written_and_never_renamed() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // What is written stays in it, whoever comes first.
+    let _held = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let reader = {
+        let pipe = pipe.clone();
+        thread::spawn(move || {
+            use std::io::BufRead;
+            let lines = io::BufReader::new(fs::File::open(pipe).unwrap()).lines();
+            lines.take(100).map(Result::unwrap).filter(|line| line.contains("record, number: ")).count()
+        })
+    };
+    logs_a_lot_to(&pipe);
+    assert_eq!(reader.join().unwrap(), 100);
+    assert_eq!(names_in(directory.path()), ["pipe"]);
+}
+
+#[test]
+fn a_link_that_becomes_a_file_is_put_aside_and_a_file_that_becomes_a_link_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, target) = (directory.path().join("x.log"), directory.path().join("target"));
+    let mut file = WholeRecords::new(LogFile::open(&path, 10, 1).unwrap());
+    let mut record = |text: &str| {
+        file.write_all(text.as_bytes()).unwrap();
+        file.flush().unwrap();
+    };
+    record("in a file of its own\n");
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    record("through a link\n");
+    record("through a link again\n");
+    assert_eq!(names_in(directory.path()), ["target", "x.log"]);
+    assert_eq!(fs::read_to_string(&target).unwrap(), "through a link\nthrough a link again\n");
+    fs::remove_file(&path).unwrap();
+    record("in a file of its own\n");
+    record("in the next one\n");
+    assert_eq!(names_in(directory.path()), ["target", "x.log", "x.log.1"]);
+    assert_eq!(fs::read_to_string(&target).unwrap().lines().count(), 2);
+}
+
+#[test]
+fn only_its_owner_may_read_a_log_file_that_was_made() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    logs_a_lot_to(&directory.path().join("x.log"));
+    let names = names_in(directory.path());
+    assert!(names.len() > 1, "{names:?}");
+    for name in names {
+        let mode = fs::metadata(directory.path().join(&name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o177, 0, "{name}: {mode:o}");
+    }
+}
+
 #[test]
 fn a_write_error_costs_the_record_and_nothing_else() {
     let _turn = turn();

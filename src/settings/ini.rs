@@ -9,6 +9,9 @@ use config::{Format, Map, Value};
 /// section itself says nothing.
 const SECTION: &str = "blueflood_carbon_forwarder";
 
+/// How many other sections are named where ours is missing.
+const OTHERS_NAMED: usize = 5;
+
 /// The original's INI, as a format of the `config` crate.
 #[derive(Debug)]
 pub struct Ini;
@@ -33,7 +36,8 @@ impl Format for Ini {
             return Err(reader.errors.join("; ").into());
         }
         if !reader.found {
-            return Err(format!("has no section [{SECTION}]").into());
+            let others: String = reader.others.iter().map(|name| format!("; it has [{name}]")).collect();
+            return Err(format!("has no section [{SECTION}]{others}").into());
         }
         // The last of several wins, and our own section comes last.
         let (defaults, ours): (Vec<_>, Vec<_>) =
@@ -48,6 +52,8 @@ struct Reader {
     /// Whether the last line was an entry, or went on with one: then an indented line goes on with it too.
     open: bool,
     found: bool,
+    /// Names of other sections, as an operator may have misspelt ours.
+    others: Vec<String>,
     entries: Vec<Entry>,
     errors: Vec<String>,
 }
@@ -59,8 +65,32 @@ struct Entry {
 }
 
 impl Reader {
+    /// A section begins. The original read nothing of what stands behind its name on the line, nor of a section whose
+    /// name is nearly ours, and said so of neither.
+    fn begins(&mut self, name: &str, behind: &str) -> Result<(), String> {
+        let is_read = name == SECTION || name == "DEFAULT";
+        self.found |= name == SECTION;
+        if !is_read && is_nearly_ours(name) {
+            return Err(format!("[{name}] is another section: write [{SECTION}]"));
+        }
+        if !is_read && self.others.len() < OTHERS_NAMED {
+            self.others.push(name.to_owned());
+        }
+        if is_read && !behind.is_empty() && !behind.starts_with(['#', ';']) {
+            return Err(format!(
+                "write what stands behind [{name}] on a line of its own, or it would not be read"
+            ));
+        }
+        Ok(())
+    }
+
     fn line(&mut self, line: &str) -> Result<(), String> {
-        if line.trim().is_empty() || line.starts_with(['#', ';']) {
+        if line.trim_end_matches('\r').contains('\r') {
+            return Err("has a carriage return within it, and what follows that would not be read: end each line with \
+                        a line feed"
+                .to_owned());
+        }
+        if line.trim().is_empty() || line.starts_with(['#', ';']) || is_remark(line) {
             return Ok(());
         }
         if line.starts_with(char::is_whitespace) && self.open {
@@ -73,10 +103,9 @@ impl Reader {
             return Ok(());
         }
         self.open = false;
-        if let Some((name, _)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            self.found |= name == SECTION;
+        if let Some((name, behind)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             self.section = Some(name.to_owned());
-            return Ok(());
+            return self.begins(name, behind.trim());
         }
         let Some(section) = &self.section else {
             return Err(format!("stands before any section: begin the file with [{SECTION}]"));
@@ -94,6 +123,18 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// `rem`, in any case, as the first word of a line that is not indented.
+fn is_remark(line: &str) -> bool {
+    let word = line.split(char::is_whitespace).next().unwrap_or_default();
+    word.eq_ignore_ascii_case("rem")
+}
+
+/// Whether somebody who wrote this name probably meant our section.
+fn is_nearly_ours(name: &str) -> bool {
+    let plain = name.trim().to_ascii_lowercase().replace(['-', ' '], "_");
+    [SECTION, "blueflood_forward", "blueflood_forwarder"].contains(&plain.as_str())
 }
 
 /// A semicolon after white space begins a comment; only the first semicolon is looked at, as Python does.
@@ -151,6 +192,45 @@ mod tests {
             error("ttl=1\n[blueflood_carbon_forwarder]\nhuh\n").contains("line 1: stands before any section")
         );
         assert!(error("ttl=1\n[blueflood_carbon_forwarder]\nhuh\n").contains("line 3: is no key = value"));
-        assert!(error("[other]\nttl=1\n").contains("has no section [blueflood_carbon_forwarder]"));
+        assert_eq!(error("[other]\nttl=1\n"), "has no section [blueflood_carbon_forwarder]; it has [other]");
+    }
+
+    /// Python 2.7's `RawConfigParser` was asked.
+    #[test]
+    fn remarks_are_comments_as_they_were_to_python() {
+        let text = "rem before any section\n[blueflood_carbon_forwarder]\nREM ttl=1\nRem\nrem\tx\nttl=60\nrem y=2\n\
+                    remote=1\ntenant=a\n rem b\nrem=2\n";
+        assert_eq!(
+            read(text),
+            pairs(&[("rem", "2"), ("remote", "1"), ("tenant", "a\nrem b"), ("ttl", "60")])
+        );
+    }
+
+    #[test]
+    fn what_would_not_be_read_is_said() {
+        for (text, said) in [
+            ("[blueflood_carbon_forwarder] tenant=acme\n", "line 1: write what stands behind"),
+            ("[blueflood_carbon_forwarder]x\nttl=1\n", "line 1: write what stands behind"),
+            ("[DEFAULT] ttl=1\n[blueflood_carbon_forwarder]\n", "line 1: write what stands behind [DEFAULT]"),
+            ("[blueflood_carbon_forwarder]\rtenant=acme\r", "line 1: has a carriage return within it"),
+            ("# a comment\r[blueflood_carbon_forwarder]\rttl=1\r", "line 1: has a carriage return within it"),
+            ("[blueflood_carbon_forwarder]\nttl=1\rtenant=acme\n", "line 2: has a carriage return within it"),
+            (
+                "[blueflood-carbon-forwarder]\nttl=1\n",
+                "line 1: [blueflood-carbon-forwarder] is another section",
+            ),
+            ("[Blueflood_Carbon_Forwarder]\nttl=1\n", "write [blueflood_carbon_forwarder]"),
+            ("[ blueflood_carbon_forwarder ]\nttl=1\n", "write [blueflood_carbon_forwarder]"),
+            (
+                "[blueflood_carbon_forwarder]\n[blueflood-forward]\nttl=1\n",
+                "line 2: [blueflood-forward] is another",
+            ),
+        ] {
+            let error = Ini.parse(None, text).expect_err(text).to_string();
+            assert!(error.contains(said), "{text:?}: {error}");
+        }
+        let commented = "[blueflood_carbon_forwarder] ; ours\r\nttl=1\r\n[other] of somebody\n";
+        assert_eq!(read(commented), pairs(&[("ttl", "1")]));
+        assert_eq!(read("[blueflood_carbon_forwarder]# ours\nttl=1\r\r\n"), pairs(&[("ttl", "1")]));
     }
 }

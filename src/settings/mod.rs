@@ -128,6 +128,7 @@ impl Settings {
         );
         if let Some(settings) = &settings {
             warnings.extend(settings.doubts());
+            warnings.extend(quoted(&effective));
             warnings.extend(settings.auth_doubts(&effective, around));
             problems.extend(settings.auth_problems().map(|(key, why)| problem(key, why)));
             problems.extend(settings.ttl_problem(around.now).map(|why| problem("ttl", why)));
@@ -161,11 +162,63 @@ impl Settings {
                 self.tenant
             ));
         }
+        doubts.extend(doubts_of_tenant(&self.tenant));
+        doubts.extend(doubts_of_prefix("metric_prefix", &self.metric_prefix));
+        doubts.extend(doubts_of_prefix("self_metrics", &self.self_metrics));
         if let Some(address) = self.stats.filter(|address| !address.ip().is_loopback()) {
             doubts.push(format!("stats {address} can be reached from other hosts, and asks for no password"));
         }
         doubts
     }
+}
+
+/// Docker's env files and INI files leave quotes, and comments behind a value, where they are: the tenant becomes
+/// another, which nobody reads.
+fn doubts_of_tenant(tenant: &str) -> Option<String> {
+    let found: Vec<&str> = [
+        (tenant.contains(QUOTES), "quotes"),
+        (tenant.contains(char::is_whitespace), "a blank"),
+        (tenant.contains(['#', ';']), "the sign of a comment"),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, what)| is_there.then_some(what))
+    .collect();
+    (!found.is_empty()).then(|| {
+        format!(
+            "tenant {tenant:?} has {} in it, and is used with that: an env file and an INI leave quotes, and what stands \
+             behind a value, where they are; write only the tenant",
+            found.join(" and ")
+        )
+    })
+}
+
+fn doubts_of_prefix(key: &str, prefix: &str) -> Option<String> {
+    let found = if prefix.contains(char::is_whitespace) {
+        "has a blank in it: Graphite's line protocol and its queries end a name there"
+    } else if prefix.starts_with('.') || prefix.ends_with('.') || prefix.contains("..") {
+        "makes names with an empty part in them: write it without dots at its ends, for one is put behind it"
+    } else {
+        return None;
+    };
+    Some(format!("{key} {prefix:?} {found}"))
+}
+
+const QUOTES: [char; 2] = ['"', '\''];
+
+/// Values that stand in quotes, which count as part of them. The tenant's are told of with all else that it may have.
+fn quoted(effective: &[Effective]) -> impl Iterator<Item = String> {
+    let is_quoted = |text: &str| {
+        QUOTES.iter().any(|&quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote))
+    };
+    let quoted = effective
+        .iter()
+        .filter(move |entry| entry.setting.key != "tenant" && entry.text.lines().any(is_quoted));
+    quoted.map(|entry| {
+        format!(
+            "{} ({}) stands in quotes, which are taken for part of it: write it without",
+            entry.setting.key, entry.origin
+        )
+    })
 }
 
 /// A spool in memory has other defaults: it is smaller than a file may be, and makes the senders wait, since what it

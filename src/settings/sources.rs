@@ -156,7 +156,11 @@ impl Gathered {
         let format = FileKind::of(&path);
         let parsed = (around.read_file)(&path)
             .map_err(|error| format!("can't be read: {error} (it was named by the {chosen_by})"))
-            .and_then(|text| format.parse(None, &text).map_err(|error| without_snippet(&error.to_string())));
+            .and_then(|text| {
+                // Some editors put a byte order mark before the text.
+                let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+                format.parse(None, text).map_err(|error| with_advice(without_snippet(&error.to_string())))
+            });
         let entries = match parsed {
             Ok(entries) => BTreeMap::from_iter(entries),
             Err(why) => {
@@ -259,7 +263,8 @@ enum FileKind {
 impl FileKind {
     /// Told by the name, the original's format being whatever is neither TOML nor YAML: it took any name.
     fn of(path: &Path) -> Self {
-        match path.extension().and_then(OsStr::to_str) {
+        let suffix = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+        match suffix.as_deref() {
             Some("toml") => Self::Toml,
             Some("yaml" | "yml") => Self::Yaml,
             _ => Self::Ini,
@@ -285,6 +290,15 @@ impl Format for FileKind {
 fn without_snippet(error: &str) -> String {
     let lines = error.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains('|'));
     lines.collect::<Vec<_>>().join(": ")
+}
+
+/// TOML's parser gives up at a number that is too large, before anybody knows that it was to be a text.
+fn with_advice(error: String) -> String {
+    let is_of_numbers = ["number too large", "number too small", "overflowed", "invalid digit"];
+    match is_of_numbers.iter().any(|words| error.contains(words)) {
+        true => format!("{error}; a text of digits is written in quotes"),
+        false => error,
+    }
 }
 
 /// A file's key and value, if the one is known and the other is of a possible kind.
@@ -331,6 +345,12 @@ fn text_of(setting: &Setting, kind: ValueKind) -> Result<String, String> {
             Ok(texts?.join("\n"))
         }
         ValueKind::Array(_) => Err("is a list: write one value".to_owned()),
+        ValueKind::String(text) => Ok(text),
+        _ if setting.is_any_text() => Err(
+            "is read as a number, or as true or false, whose text may be another (007 is 7): write it in \
+                 quotes"
+                .to_owned(),
+        ),
         plain => Ok(plain.to_string()),
     }
 }

@@ -59,6 +59,13 @@ impl Setting {
         self.help.trim()
     }
 
+    /// Whether it may be any text at all: then a number in a typed file is no number, and its text counts.
+    pub fn is_any_text(&self) -> bool {
+        let is_judged =
+            ["COUNT", "SECONDS", "SIZE", "TIME", "URL", "ADDRESS", "ENDPOINT"].contains(&self.value);
+        !is_judged && !self.value.contains('|')
+    }
+
     /// The name of its environment variable.
     pub fn environment(&self) -> String {
         format!("{ENVIRONMENT_PREFIX}{}", self.key.to_uppercase())
@@ -340,7 +347,8 @@ settings! {
     log_format: LogFormat = choice(&[("auto", LogFormat::Text), ("text", LogFormat::Text), ("json", LogFormat::Json)]), {
         group: Group::Seen, value: "auto|text|json", default: "auto",
     }
-    /// Log to this file.
+    /// Log to this file, which only its owner may read if it is made. A device, a pipe or what a link leads to is written
+    /// and never put aside.
     log_file: Option<PathBuf> = read::path, {
         group: Group::Seen, value: "PATH", empty: "standard error",
     }

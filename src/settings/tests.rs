@@ -383,6 +383,110 @@ fn what_blueflood_would_swallow_is_refused() {
 }
 
 #[test]
+fn a_tenant_is_never_silently_another_one() {
+    for (tenant, said) in [
+        ("\"acme\"", "has quotes in it"),
+        ("'acme'", "has quotes in it"),
+        ("acme ", "has a blank in it"),
+        ("acme # production", "has a blank and the sign of a comment in it"),
+        ("acme;x", "has the sign of a comment in it"),
+    ] {
+        let warnings = User::types("").sets("BLUEFLOOD_FORWARD_TENANT", tenant).warnings();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings.concat().contains(said), "{tenant}: {warnings:?}");
+    }
+    for line in ["tenant=\"acme\"", "tenant = 'acme'", "tenant=acme # production"] {
+        let text = format!("[blueflood_carbon_forwarder]\n{line}\n");
+        assert_eq!(User::writes("/x.conf", &text).warnings().len(), 1, "{line}");
+    }
+    for tenant in ["acme", "00836986", "a-b_c:d@e", "größe"] {
+        assert_eq!(User::types("-t").and_types(tenant).warnings(), [""; 0], "{tenant}");
+    }
+}
+
+#[test]
+fn a_value_that_stands_in_quotes_is_warned_of_and_a_secret_not_shown() {
+    for key in ["USER", "KEY", "METRIC_PREFIX", "KEY_FILE", "SPOOL", "LOG_FILE"] {
+        let user = User::types("").sets(&format!("BLUEFLOOD_FORWARD_{key}"), "\"s3cret\"");
+        let warnings = match user.loads() {
+            Ok(loaded) => loaded.warnings,
+            Err(refused) => refused.warnings,
+        }
+        .join("\n");
+        let said = format!("{} (environment BLUEFLOOD_FORWARD_{key}) stands in quotes", key.to_lowercase());
+        assert!(warnings.contains(&said) && !warnings.contains("s3cret"), "{warnings}");
+    }
+}
+
+#[test]
+fn a_text_of_digits_is_kept_as_it_is_written_or_refused() {
+    for text in [
+        "00836986",
+        "12345678901234567890123456789012",
+        "5e400",
+        "1.10",
+        "5319E7",
+        "0x1F",
+        "true",
+        "-0",
+        ".5",
+    ] {
+        for key in ["tenant", "user", "key", "metric_prefix", "auth_project", "log_file"] {
+            let yaml = User::writes("/x.yaml", &format!("{key}: {text}\n"));
+            let problem = yaml.loads().expect_err(text).problems[0].to_string();
+            assert!(problem.contains("in quotes"), "{key}: {text}: {problem}");
+        }
+        // TOML knows fewer numbers; none of them may become another tenant.
+        let toml = User::writes("/x.toml", &format!("tenant = {text}\n"));
+        assert!(toml.loads().is_err(), "{text}");
+        for (name, line) in
+            [("/x.yaml", format!("tenant: \"{text}\"")), ("/x.toml", format!("tenant = '{text}'"))]
+        {
+            let settings = User::writes(name, &line).loads().expect(&line).settings;
+            assert_eq!(settings.tenant, text, "{name}");
+        }
+    }
+    for text in ["12345678901234567890123456789012", "5e400"] {
+        let problem = User::writes("/x.toml", &format!("tenant = {text}\n")).problem();
+        assert!(problem.contains("in quotes"), "{problem}");
+    }
+    let kinds = "ttl: 60\ninterval: 0.5\nlimit: 2000\noverwrite_collection_timestamp: 1\nlog_file_keep: 3\n";
+    User::writes("/x.yaml", kinds).settings();
+}
+
+#[test]
+fn a_prefix_that_makes_odd_names_is_warned_of() {
+    for (prefix, said) in [
+        ("a b", "has a blank"),
+        (" a", "has a blank"),
+        ("a\t", "has a blank"),
+        ("a.", "an empty part"),
+        (".a", "an empty part"),
+        ("a..b", "an empty part"),
+    ] {
+        for key in ["metric_prefix", "self_metrics"] {
+            let warnings = User::types("").and_types(&format!("--{key}={prefix}")).warnings().join("\n");
+            assert!(warnings.contains(said) && warnings.starts_with(key), "{prefix:?}: {warnings}");
+        }
+    }
+    assert_eq!(User::types("-p a.b --self_metrics c.d").warnings(), [""; 0]);
+}
+
+#[test]
+fn a_suffix_in_capitals_and_a_byte_order_mark_change_nothing() {
+    for (name, text) in [
+        ("/x.TOML", "tenant = 'acme'\n"),
+        ("/x.Yaml", "tenant: acme\n"),
+        ("/x.YML", "tenant: acme\n"),
+        ("/x.yaml", "\u{feff}tenant: acme\r\n"),
+        ("/x.toml", "\u{feff}tenant = 'acme'\r\n"),
+        ("/x.conf", "\u{feff}[blueflood_carbon_forwarder]\r\ntenant=acme\r\n"),
+    ] {
+        assert_eq!(User::writes(name, text).settings().tenant, "acme", "{name}");
+    }
+}
+
+#[test]
 fn the_spool_finds_its_place() {
     let place = |user: User| user.settings().spool;
     let file = |path: &str| SpoolPlace::File(path.into());

@@ -37,6 +37,10 @@ const FAULTS: &[(&str, &str)] = &[
         "decimal value (py2)",
         "it imported and called what the pickle named; no sender was seen to write Decimals",
     ),
+    (
+        "line: pickle frame sent to line port",
+        "it read a pickle as lines, for as long as they came; its sender is turned away here, and told what to change",
+    ),
     ("line: no trailing newline then close", "it dropped a whole last line at a clean close"),
 ];
 

@@ -58,6 +58,9 @@ fn frame_value() -> impl Strategy<Value = Value> {
     sequence(prop::collection::vec(item, 0..4))
 }
 
+/// Opcodes that it reads in a way of its own: DUP, and those of objects.
+const DIFFERENT: &[u8] = b"2bcioPQR\x81\x82\x83\x84\x92\x93\x97\x98";
+
 fn options() -> impl Strategy<Value = SerOptions> {
     prop_oneof![Just(SerOptions::new()), Just(SerOptions::new().proto_v2())]
 }
@@ -132,13 +135,18 @@ proptest! {
     ) {
         let mut frame = serde_pickle::value_to_vec(&value, options).unwrap();
         *index.get_mut(&mut frame) = byte;
-        // It bends whatever `_codecs.encode` is given into Latin-1.
-        if frame.windows(7).any(|word| word == b"_codecs") {
+        // It bends whatever `_codecs.encode` is given into Latin-1; DUP makes a second list, where Python's is the same; and
+        // of objects it makes what it likes.
+        if frame.windows(7).any(|word| word == b"_codecs") || DIFFERENT.contains(&byte) {
             return Ok(());
         }
         if let (Ok(ours), Ok(value)) =
             (decode_pickle(&frame), serde_pickle::value_from_slice(&frame, DeOptions::new()))
         {
+            // An opcode that came to light where a length was damaged.
+            if ours.contains(&Err(Reason::ItemClass)) {
+                return Ok(());
+            }
             prop_assert_eq!(Ok(ours), meaning(&value), "{}", frame.escape_ascii());
         }
     }

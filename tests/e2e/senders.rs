@@ -127,15 +127,26 @@ fn what_json_cannot_say_is_skipped_by_reason() {
 }
 
 #[test]
-fn a_name_that_is_not_utf8_is_mended_and_counted() {
+fn names_in_latin_1_are_refused_and_shown_and_never_become_one_series() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    let end = format!(" 1 {}\n", now());
-    daemon
-        .send([&b"caf\xe9.temperature"[..], end.as_bytes(), "café.löad".as_bytes(), end.as_bytes()].concat());
-    world.expect_points(2);
-    daemon.expect_count("/datapoints/names_replaced", 1);
-    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["café.löad", "caf\u{fffd}.temperature"]);
+    let now = now();
+    let end = format!(" 1 {now}\n");
+    let names = [&b"h.gr\xf6\xdfe"[..], b"h.gr\xfc\xdfe", "h.größe".as_bytes()];
+    daemon.send(names.map(|name| [name, end.as_bytes()].concat()).concat());
+    daemon.send(framed(b"\x80\x02](U\x03a\xe9bJ\xff\xff\xff\xffK\x01\x86\x86e."));
+    world.expect_points(1);
+    daemon.expect_count("/skipped/name_not_utf8", 3);
+    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["h.größe"]);
+    let stats = daemon.stats();
+    assert_eq!(
+        (&stats["datapoints"]["received"], &stats["datapoints"]["unaccounted"]),
+        (&4.into(), &0.into())
+    );
+    let shown = stats["listeners"][0]["skipped"]["name_not_utf8"].to_string();
+    assert!(shown.contains("\\xe9b"), "{shown}");
+    let said = daemon.said("a name that is no UTF-8 is not forwarded").expect("it is said");
+    assert_eq!(said["sample"], format!("h.gr\\xf6\\xdfe 1 {now}"), "once, of the first");
 }
 
 #[test]
@@ -240,11 +251,15 @@ fn a_datagram_stands_alone() {
     let daemon = world.daemon(&["--endpoint", "udp:port=0:interface=127.0.0.1"]);
     let now = now();
     daemon.send_datagram(format!("udp.a 1 {now}\nudp.b 2 {now}"));
-    daemon.send_datagram("udp.cut 3");
+    // Nothing says that it was cut, as the end of a connection would.
+    daemon.send_datagram("udp.no.time 3");
+    daemon.send_datagram("udp.comma 2,5 -1");
     daemon.send_datagram(format!("udp.c 3 {now}\n"));
     world.expect_points(3);
-    daemon.expect_count("/malformed/truncated", 1);
     daemon.expect_delivered(3);
+    daemon.expect("each with its reason", |stats| {
+        stats["malformed"] == serde_json::json!({ "line_fields": 1, "line_number": 1 })
+    });
 }
 
 #[test]
@@ -281,6 +296,86 @@ fn a_last_line_without_its_end_counts_at_a_clean_close() {
     let daemon = world.daemon(&[]);
     daemon.send(lines("last", 1).trim_end());
     world.expect_points(1);
+}
+
+#[test]
+fn a_bad_last_line_has_the_reason_of_what_is_wrong_with_it() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    for last in ["comma 2,5 -1", "too many fields 1 -1", "carriage 1 -1\rreturns 2 -1\r", "cut 1", "cut"] {
+        daemon.send(last);
+    }
+    daemon.expect("each with its reason", |stats| {
+        stats["malformed"] == serde_json::json!({ "line_fields": 2, "line_number": 1, "truncated": 2 })
+    });
+}
+
+/// What to send to a port of lines, the reason under which it is counted, and a word of what the log advises.
+const STRANGERS: &[(&[u8], &str, &str)] = &[
+    (b"GET /metrics HTTP/1.1\r\nHost: x:2003\r\nUser-Agent: Prometheus/2.2.1\r\n\r\n", "http", "HTTP"),
+    (b"SSH-2.0-OpenSSH_9.6\r\n\0\0\x05\xdc", "ssh", "SSH"),
+    (b"\x16\x03\x01\0\x50\x01\x01", "tls_handshake", "write tls: for tcp:"),
+    (b"\0\0\0V(l(S'a.b'\n(L1700000000L\nS'0.0'\ntta.", "pickle_on_line", "set :protocol=auto"),
+    (b"\x80\x02](U\x01aJ\xff\xff\xff\xffK\x01\x86\x86e.", "pickle_no_length", "write the length first"),
+];
+
+#[test]
+fn a_stranger_is_named_with_what_to_change_counted_once_and_stores_nothing() {
+    let world = World::new();
+    let daemon = world.daemon(&[
+        "--endpoint",
+        "tcp:port=0:interface=127.0.0.1:protocol=line",
+        "--endpoint",
+        "udp:port=0:interface=127.0.0.1",
+    ]);
+    for (bytes, reason, advice) in STRANGERS {
+        // Whoever is turned away may be so before all of it is written.
+        let _ = daemon.connect().write_all(bytes);
+        daemon.expect_count(&format!("/malformed/{reason}"), 1);
+        let turned_away = daemon.log().into_iter().find(|line| line["reason"] == *reason).expect(reason);
+        assert!(turned_away["cause"].as_str().unwrap().contains(advice), "{turned_away}");
+    }
+    daemon.send_datagram(STRANGERS[0].0);
+    daemon.expect_count("/malformed/http", 2);
+    daemon.send_lines("known", 2);
+    world.expect_points(2);
+    let stats = daemon.stats();
+    assert_eq!(stats["malformed"].as_object().unwrap().len(), STRANGERS.len(), "{}", stats["malformed"]);
+}
+
+#[test]
+fn a_proxys_header_stores_no_series_and_what_follows_it_is_taken() {
+    let world = World::new();
+    let daemon = world.daemon(&["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
+    let text = b"PROXY TCP4 10.0.0.1 10.0.0.2 56324 2003\r\n";
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x01\x0a\0\0\x02\xdc\x04\x07\xd3";
+    daemon.send([&text[..], lines("text", 2).as_bytes()].concat());
+    daemon.send([&binary[..], lines("binary", 2).as_bytes()].concat());
+    daemon.send([&binary[..], &frame(&[("pickle", 1.0)])].concat());
+    world.expect_points(5);
+    assert_eq!(
+        world.stored().into_keys().collect::<Vec<_>>(),
+        ["binary.0", "binary.1", "pickle", "text.0", "text.1"]
+    );
+    daemon.expect("headers only", |stats| stats["malformed"] == serde_json::json!({ "proxy_header": 3 }));
+    let said = daemon.expect_said("malformed input is not forwarded");
+    assert!(said["cause"].as_str().unwrap().contains("send-proxy"), "{said}");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_name() {
+    let world = World::new();
+    let daemon = world.daemon(&[
+        "--endpoint",
+        "tcp:port=0:interface=127.0.0.1:protocol=line",
+        "--endpoint",
+        "udp:port=0:interface=127.0.0.1",
+    ]);
+    let marked = |text: String| [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    daemon.send(marked(lines("tcp", 1)));
+    daemon.send_datagram(marked(lines("udp", 1)));
+    world.expect_points(2);
+    assert_eq!(world.stored().into_keys().collect::<Vec<_>>(), ["tcp.0", "udp.0"]);
 }
 
 #[test]

@@ -70,20 +70,21 @@ fn what_passes_is_shown_and_what_does_not_with_its_reason() {
 
     let mut sender = daemon.connect();
     let peer = sender.local_addr().unwrap();
-    sender.write_all(b"evil.\x1b[2J\x9b31m 1.5 -1\nb\xc3\xa9 2 1700000000\n").unwrap();
-    assert_eq!(tap.line(), format!("{tcp} line  evil.\\u{{1b}}[2J\\x9b31m  1.5  -1 (now)"));
+    sender.write_all(b"evil.\x1b[2J\xc2\x9b31m 1.5 -1\nb\xc3\xa9 2 1700000000\n").unwrap();
+    assert_eq!(tap.line(), format!("{tcp} line  evil.\\u{{1b}}[2J\\u{{9b}}31m  1.5  -1 (now)"));
     let line = tap.line();
     assert!(
         line.starts_with(&format!("{tcp} line  bé  2  1700000000 (")) && line.ends_with(" days ago)"),
         "{line}"
     );
 
-    sender.write_all(b"two fields\x1b]0;x\x07\nn.1 nan 7\n").unwrap();
+    sender.write_all(b"two fields\x1b]0;x\x07\nn.1 nan 7\nn.\x9b31m 1 7\n").unwrap();
     assert_eq!(
         tap.line(),
         format!("{tcp} line  MALFORMED line_fields from {peer}: two fields\\u{{1b}}]0;x\\u{{7}}")
     );
     assert_eq!(tap.line(), format!("{tcp} line  SKIPPED value_nan from {peer}: n.1 NaN 7"));
+    assert_eq!(tap.line(), format!("{tcp} line  SKIPPED name_not_utf8 from {peer}: n.\\x9b31m 1 7"));
 
     // What ends a connection, or was no frame, comes by other ways than what is in one.
     daemon.send(framed(b"\x80\x02cos\nsystem\nq\x00."));
@@ -94,11 +95,11 @@ fn what_passes_is_shown_and_what_does_not_with_its_reason() {
     daemon.send(frame(&[("p.1", 7.0)]));
     assert!(tap.line().starts_with(&format!("{tcp} pickle  p.1  7  ")));
 
-    daemon.expect_settled(4);
-    daemon.expect("no datapoint counted twice", |stats| stats["datapoints"]["skipped"] == 1);
+    daemon.expect_settled(5);
+    daemon.expect("no datapoint counted twice", |stats| stats["datapoints"]["skipped"] == 2);
     let (status, _, words) = tap.interrupt();
     assert!(status.success(), "{status}");
-    assert!(words.contains("3 datapoints that passed, 5 of 5 malformed or skipped"), "{words}");
+    assert!(words.contains("3 datapoints that passed, 6 of 6 malformed or skipped"), "{words}");
     daemon.expect("no tap", |stats| stats["taps"] == 0);
 }
 

@@ -284,6 +284,28 @@ fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart_and_harm_nobod
 }
 
 #[test]
+fn what_speaks_something_else_on_a_tls_port_is_told_by_name() {
+    let (world, authority) = (World::new(), Authority::new("one"));
+    let issued = authority.issues("localhost", |_| ());
+    let hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"];
+    let endpoints = hosts.map(|host| endpoint(&authority, &issued, host, ""));
+    let daemon = world.daemon(&endpoints.each_ref().map(|endpoint| ["--endpoint", endpoint]).concat());
+    let proxied = b"PROXY TCP4 10.0.0.1 10.0.0.2 56324 2003\r\n\x16\x03\x01";
+    for (host, (bytes, cause)) in hosts.into_iter().zip([
+        (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], "the sender speaks HTTP"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "the sender speaks SSH"),
+        (proxied, "PROXY protocol before the sender's TLS: turn it off there"),
+        (&frame(&[("plain", 1.0)]), "speaks no TLS, but this endpoint nothing else"),
+    ]) {
+        let mut stranger = TcpStream::connect((host, daemon.port(&format!("tls:{host}")))).unwrap();
+        stranger.write_all(bytes).unwrap();
+        expect_closed(&mut stranger);
+        expect_cause(&daemon, cause);
+    }
+    daemon.expect_count("/malformed/tls_handshake", 4);
+}
+
+#[test]
 fn who_does_not_end_the_handshake_is_cut_off() {
     let (world, authority) = (World::new(), Authority::new("one"));
     let issued = authority.issues("localhost", |_| ());

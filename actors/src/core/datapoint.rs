@@ -48,11 +48,11 @@ reasons! {
     LineNumber = "line_number",
     /// A line over 16,384 bytes.
     LineTooLong = "line_too_long",
-    /// A connection that ended within a frame, or within a line that is no whole datapoint.
+    /// A connection that ended within a frame, or within a line to which fields are missing.
     Truncated = "truncated",
     /// A frame of no bytes.
     FrameEmpty = "frame_empty",
-    /// A frame over its bound (1 MiB); what follows it on the connection can't be told apart from it.
+    /// A frame over its bound (1 MiB), or what is no frame but has been read as the length of one; what follows it on the connection can't be told apart from it.
     FrameTooLong = "frame_too_long",
     /// A frame that is no pickle: an unknown opcode, too few values for one, a text or memo entry that isn't there.
     PickleBroken = "pickle_broken",
@@ -60,7 +60,7 @@ reasons! {
     PickleUnfinished = "pickle_unfinished",
     /// A pickle of a protocol that didn't exist when this was written (over 5).
     PickleProtocol = "pickle_protocol",
-    /// A pickle that asks to import, build or call something. Nothing of the kind is ever done.
+    /// A pickle that is an object of a class as a whole. Nothing is ever imported, built or called.
     PickleCall = "pickle_call",
     /// A pickle with containers in containers past any use.
     PickleTooDeep = "pickle_too_deep",
@@ -68,14 +68,29 @@ reasons! {
     PickleTooLarge = "pickle_too_large",
     /// A pickle of something that is neither a list nor a tuple.
     PickleNoList = "pickle_no_list",
+    /// Bytes behind the end (STOP) of a pickle, within its frame: what stands before them is taken.
+    PickleTail = "pickle_tail",
     /// An item of a pickle that isn't `(name, (timestamp, value), ...)`.
     ItemShape = "item_shape",
     /// An item of a pickle whose name is no text.
     ItemName = "item_name",
     /// An item of a pickle whose timestamp or value is no number, or one that no double is near.
     ItemNumber = "item_number",
+    /// An item of a pickle in which an object of a class (Decimal, datetime, numpy.float64) stands for a number or a
+    /// name: what it is worth only code could tell, and none is run.
+    ItemClass = "item_class",
     /// A name longer than Blueflood can store.
     NameTooLong = "name_too_long",
+    /// A connection or datagram that is an HTTP request where lines are taken.
+    Http = "http",
+    /// A connection of an SSH client where lines are taken.
+    Ssh = "ssh",
+    /// The header of the PROXY protocol before what a sender writes: it is taken off.
+    ProxyHeader = "proxy_header",
+    /// A connection or datagram of pickles where only lines are taken.
+    PickleOnLine = "pickle_on_line",
+    /// A connection or datagram that is a pickle without the length before it.
+    PickleNoLength = "pickle_no_length",
     /// A connection that is encrypted where it must not be, or is not where it must, or whose handshake failed.
     TlsHandshake = "tls_handshake",
     /// A connection or datagram of a sender outside the endpoint's networks.

@@ -12,7 +12,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio_util::codec::Decoder;
 
 use super::datapoint::{Reason, SAMPLE_BYTES_MAX};
-use super::line::Lines;
+use super::greeting::{Foreign, Greeting, greeting};
+use super::line::{Lines, lacks_fields};
 use super::protocol::Protocol;
 
 /// The longest pickle, in bytes without its length: what carbon and the original take.
@@ -26,9 +27,6 @@ const BLOCK_BYTES_MAX: usize = 65_536;
 
 /// The bytes of a pickle's length, big-endian.
 const HEADER_BYTES: usize = 4;
-
-/// How what a TLS client says first begins: a handshake record of version 3.x.
-const TLS_HELLO: [u8; 2] = [0x16, 3];
 
 /// The least that is made ready for the rest of a frame, in bytes.
 const RESERVE_BYTES_MIN: usize = 8 * 1024;
@@ -57,8 +55,13 @@ pub enum FramingError {
         /// The four bytes that were read as a length.
         header: [u8; HEADER_BYTES],
     },
-    /// The sender speaks TLS, and waits for an answer in it.
-    Tls,
+    /// The sender speaks something else.
+    Foreign {
+        /// What it speaks.
+        foreign: Foreign,
+        /// The reason under which that is counted here.
+        reason: Reason,
+    },
     /// The socket failed.
     Io(io::Error),
 }
@@ -68,7 +71,7 @@ impl FramingError {
     pub fn reason(&self) -> Option<Reason> {
         match self {
             FramingError::FrameTooLong { .. } => Some(Reason::FrameTooLong),
-            FramingError::Tls => Some(Reason::TlsHandshake),
+            FramingError::Foreign { reason, .. } => Some(*reason),
             FramingError::Io(_) => None,
         }
     }
@@ -96,9 +99,7 @@ impl fmt::Display for FramingError {
                 }
                 Ok(())
             }
-            FramingError::Tls => {
-                f.write_str("the sender speaks TLS, but this endpoint does not: let it send plain text, or write tls: for tcp:")
-            }
+            FramingError::Foreign { foreign, .. } => f.write_str(foreign.advice()),
             FramingError::Io(error) => error.fmt(f),
         }
     }
@@ -107,7 +108,7 @@ impl fmt::Display for FramingError {
 impl std::error::Error for FramingError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            FramingError::FrameTooLong { .. } | FramingError::Tls => None,
+            FramingError::FrameTooLong { .. } | FramingError::Foreign { .. } => None,
             FramingError::Io(error) => Some(error),
         }
     }
@@ -116,13 +117,16 @@ impl std::error::Error for FramingError {
 /// Cuts the bytes of one connection into frames: one `Framing` a connection.
 #[derive(Debug, Clone)]
 pub struct Framing {
+    protocol: Protocol,
+    /// Whether nothing can follow: its end ends a last line, and TLS would be nonsense.
+    is_datagram: bool,
     state: State,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Too little has come yet to tell.
-    Undecided(Protocol),
+    /// Too little has come yet to tell what the sender speaks.
+    Undecided,
     Pickle,
     Line,
     /// Within a line that was too long and has been counted.
@@ -132,31 +136,48 @@ enum State {
 impl Framing {
     /// The framing of a new connection.
     pub fn new(protocol: Protocol) -> Self {
-        Framing { state: State::Undecided(protocol) }
+        Framing { protocol, is_datagram: false, state: State::Undecided }
     }
 
     /// The framing of a datagram: lines, and never TLS.
     pub fn of_datagram() -> Self {
-        Framing { state: State::Line }
+        Framing { protocol: Protocol::Line, is_datagram: true, state: State::Undecided }
+    }
+
+    /// Takes the sender for one that speaks what is taken here.
+    fn decide(&mut self, src: &[u8]) {
+        self.state = match self.protocol {
+            Protocol::Pickle => State::Pickle,
+            Protocol::Auto if src.first() == Some(&0) => State::Pickle,
+            Protocol::Line | Protocol::Auto => State::Line,
+        };
+    }
+
+    /// Where only pickles are taken, whatever is none has been read as a length that is too large.
+    fn foreign(&self, foreign: Foreign) -> FramingError {
+        let reason = match foreign {
+            Foreign::Tls => foreign.reason(),
+            _ if self.protocol == Protocol::Pickle => Reason::FrameTooLong,
+            _ => foreign.reason(),
+        };
+        FramingError::Foreign { foreign, reason }
     }
 
     /// Takes a step: a frame or the need for more bytes is a `Break`, a change of state a `Continue`.
     fn step(&mut self, src: &mut BytesMut) -> Result<ControlFlow<Option<Frame>>, FramingError> {
         match self.state {
-            State::Undecided(protocol) => {
-                let Some(&first) = src.first() else { return Ok(ControlFlow::Break(None)) };
-                if src.starts_with(&TLS_HELLO) {
-                    return Err(FramingError::Tls);
+            State::Undecided => match greeting(src, self.protocol == Protocol::Line) {
+                Greeting::Unclear => return Ok(ControlFlow::Break(None)),
+                Greeting::Mark(length) => src.advance(length),
+                Greeting::Proxy(length) => {
+                    let header = src.split_to(length);
+                    return Ok(ControlFlow::Break(Some(malformed(Reason::ProxyHeader, &header))));
                 }
-                if TLS_HELLO.starts_with(src) {
-                    return Ok(ControlFlow::Break(None));
+                Greeting::Foreign(foreign) if !(self.is_datagram && foreign == Foreign::Tls) => {
+                    return Err(self.foreign(foreign));
                 }
-                self.state = match protocol {
-                    Protocol::Pickle => State::Pickle,
-                    Protocol::Auto if first == 0 => State::Pickle,
-                    Protocol::Line | Protocol::Auto => State::Line,
-                };
-            }
+                Greeting::Foreign(_) | Greeting::Metrics => self.decide(src),
+            },
             State::Pickle => return pickle(src).map(ControlFlow::Break),
             State::Line => {
                 if let Some(lines) = lines(src) {
@@ -195,21 +216,24 @@ impl Decoder for Framing {
         }
     }
 
-    /// At a clean close a last line counts without its newline; anything else that is left was cut off.
+    /// At a clean close a last line counts without its newline, and if it is bad, for what is wrong with it. It was
+    /// cut off only if fields are missing, and so was anything else that is left.
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, FramingError> {
-        let frame = self.decode(src)?;
+        let mut frame = self.decode(src)?;
+        if let (None, State::Undecided, false) = (&frame, self.state, src.is_empty()) {
+            // No more will come that could tell.
+            self.decide(src);
+            frame = self.decode(src)?;
+        }
         if frame.is_some() || src.is_empty() {
             return Ok(frame);
         }
         let rest = src.split().freeze();
-        if let State::Line = self.state {
-            match Lines::new(&rest).next() {
-                None => return Ok(None),
-                Some(Ok(_)) => return Ok(Some(Frame::Lines(rest))),
-                Some(Err(_)) => {}
-            }
+        match self.state {
+            State::Line if Lines::new(&rest).next().is_none() => Ok(None),
+            State::Line if self.is_datagram || !lacks_fields(&rest) => Ok(Some(Frame::Lines(rest))),
+            _ => Ok(Some(malformed(Reason::Truncated, &rest))),
         }
-        Ok(Some(malformed(Reason::Truncated, &rest)))
     }
 }
 
@@ -254,6 +278,8 @@ fn malformed(reason: Reason, bytes: &[u8]) -> Frame {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A connection that the test writes to, in pieces as it likes.
@@ -409,12 +435,161 @@ mod tests {
         for (rest, frames) in [
             ("a 1 2", vec![lines("a 1 2")]),
             ("a 1", vec![malformed(Reason::Truncated, "a 1")]),
+            ("a", vec![malformed(Reason::Truncated, "a")]),
+            ("a 2,5 -1", vec![lines("a 2,5 -1")]),
+            ("a 1 N", vec![lines("a 1 N")]),
+            ("a 1 2 3", vec![lines("a 1 2 3")]),
+            ("a 1 2\rb 1 2\r", vec![lines("a 1 2\rb 1 2\r")]),
+            ("GET", vec![malformed(Reason::Truncated, "GET")]),
+            ("SSH-2.0 1 2", vec![lines("SSH-2.0 1 2")]),
+            ("\r\n", vec![lines("\r\n")]),
             (" \r", vec![]),
             ("", vec![]),
         ] {
             let mut connection = Connection::new(Protocol::Line);
             assert_eq!(connection.receives(rest), []);
             assert_eq!(connection.closes(), frames, "{rest:?}");
+        }
+    }
+
+    #[test]
+    fn a_datagrams_last_line_has_its_own_reason() {
+        for text in ["a 2,5 -1", "a 1", "a"] {
+            let mut datagram = BytesMut::from(text);
+            let mut framing = Framing::of_datagram();
+            assert_eq!(framing.decode_eof(&mut datagram).unwrap(), Some(lines(text)));
+            assert_eq!(framing.decode_eof(&mut datagram).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_told_by_name_and_counted_once() {
+        let (http, ssh) = ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "SSH-2.0-OpenSSH_9.6\r\n");
+        let (pickle, bare) = ("\0\0\0V(l(S'a'\n", "(lp0\n(S'a'\n");
+        for (protocol, bytes, reason, named) in [
+            (Protocol::Line, http, Reason::Http, "HTTP"),
+            (Protocol::Auto, http, Reason::Http, "HTTP"),
+            (Protocol::Pickle, http, Reason::FrameTooLong, "HTTP"),
+            (Protocol::Line, ssh, Reason::Ssh, "SSH"),
+            (Protocol::Auto, ssh, Reason::Ssh, "SSH"),
+            (Protocol::Pickle, ssh, Reason::FrameTooLong, "SSH"),
+            (Protocol::Line, pickle, Reason::PickleOnLine, "protocol=auto or :protocol=pickle"),
+            (Protocol::Line, bare, Reason::PickleNoLength, "without its length"),
+            (Protocol::Auto, bare, Reason::PickleNoLength, "without its length"),
+            (Protocol::Pickle, bare, Reason::FrameTooLong, "without its length"),
+        ] {
+            let error = Connection::new(protocol).fails_at(bytes);
+            assert_eq!(error.reason(), Some(reason), "{protocol}: {bytes:?}");
+            assert!(error.to_string().contains(named), "{protocol}: {bytes:?}: {error}");
+            let mut datagram = BytesMut::from(bytes);
+            assert!(Framing::of_datagram().decode_eof(&mut datagram).is_err(), "{bytes:?}");
+        }
+        let pickles = Connection::new(Protocol::Auto).receives("\0\0\0\x01a");
+        assert_eq!(pickles, [self::pickle("a")]);
+    }
+
+    #[test]
+    fn a_proxys_header_and_a_byte_order_mark_are_no_part_of_a_name() {
+        let (text, binary) =
+            (&b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n"[..], &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02xy"[..]);
+        let mark = &b"\xef\xbb\xbf"[..];
+        let counted = |header: &[u8]| malformed(Reason::ProxyHeader, header.to_vec());
+        for (headers, mut frames) in [
+            (vec![mark], vec![]),
+            (vec![text], vec![counted(text)]),
+            (vec![binary], vec![counted(binary)]),
+            (vec![text, mark], vec![counted(text)]),
+            (vec![binary, text], vec![counted(binary), counted(text)]),
+        ] {
+            let bytes = [headers.concat(), b"a 1 2\n".to_vec()].concat();
+            frames.push(lines("a 1 2\n"));
+            for protocol in [Protocol::Line, Protocol::Auto] {
+                let mut connection = Connection::new(protocol);
+                let received: Vec<_> = bytes.iter().flat_map(|byte| connection.receives([*byte])).collect();
+                assert_eq!(received, frames, "{}", bytes.escape_ascii());
+            }
+            let mut datagram = BytesMut::from(&bytes[..]);
+            let mut framing = Framing::of_datagram();
+            let received: Vec<_> =
+                std::iter::from_fn(|| framing.decode_eof(&mut datagram).unwrap()).collect();
+            assert_eq!(received, frames, "{}", bytes.escape_ascii());
+
+            let bytes = [headers.concat(), b"\0\0\0\x01a".to_vec()].concat();
+            frames.pop();
+            frames.push(pickle("a"));
+            for protocol in [Protocol::Pickle, Protocol::Auto] {
+                assert_eq!(Connection::new(protocol).receives(&bytes), frames, "{}", bytes.escape_ascii());
+            }
+        }
+    }
+
+    /// What a connection comes to, its lines one by one, and how it failed. `cuts` are where a packet ends.
+    fn outcome(protocol: Protocol, bytes: &[u8], cuts: &[usize]) -> (Vec<Frame>, Option<String>) {
+        let (mut framing, mut buffer) = (Framing::new(protocol), BytesMut::new());
+        let mut frames = Vec::new();
+        let mut take = |frame| match frame {
+            Frame::Lines(block) => {
+                frames.extend(block.split_inclusive(|&byte| byte == b'\n').map(|line| lines(line.to_vec())));
+            }
+            frame => frames.push(frame),
+        };
+        let mut start = 0;
+        for &end in cuts.iter().chain([&bytes.len()]) {
+            buffer.extend_from_slice(&bytes[start..end]);
+            start = end;
+            loop {
+                match framing.decode(&mut buffer) {
+                    Ok(Some(frame)) => take(frame),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error.to_string())),
+                }
+            }
+        }
+        loop {
+            match framing.decode_eof(&mut buffer) {
+                Ok(Some(frame)) => take(frame),
+                Ok(None) => return (frames, None),
+                Err(error) => return (frames, Some(error.to_string())),
+            }
+        }
+    }
+
+    /// What the parts of a connection may be.
+    const PARTS: &[&[u8]] = &[
+        b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02xy",
+        b"\xef\xbb\xbf",
+        b"\x16\x03",
+        b"GET / HTTP/1.1\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+        b"SSH-2.0-x\r\n",
+        b"\0\0\0\x03abc",
+        b"\0\0\0\x03]q.",
+        b"\0\0\0\0",
+        b"(lp0\n",
+        b"A 1 2\n",
+        b"a 1 2\n",
+        b"\n",
+        b"PROXY",
+        b"SSH",
+    ];
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_where_packets_end(
+            parts in prop::collection::vec(prop::sample::select(PARTS), 0..6),
+            end in 0..80usize,
+            cuts in prop::collection::vec(0..80usize, 0..6),
+            protocol in prop::sample::select(&[Protocol::Line, Protocol::Pickle, Protocol::Auto][..]),
+        ) {
+            let mut bytes = parts.concat();
+            bytes.truncate(end);
+            let mut cuts: Vec<_> = cuts.into_iter().filter(|&cut| cut <= bytes.len()).collect();
+            cuts.sort_unstable();
+            let at_once = outcome(protocol, &bytes, &[]);
+            let one_by_one: Vec<_> = (0..bytes.len()).collect();
+            prop_assert_eq!(&outcome(protocol, &bytes, &cuts), &at_once);
+            prop_assert_eq!(&outcome(protocol, &bytes, &one_by_one), &at_once);
         }
     }
 

@@ -197,7 +197,7 @@ mod tests {
             for (what, n) in moves {
                 let mut tally = Tally::default();
                 match what {
-                    0 => ledger.decoded(&Decoded { rows: n, skipped: [n / 3, 0, 1, 0, 0, 2], names_replaced: 0 }),
+                    0 => ledger.decoded(&Decoded { rows: n, skipped: [n / 3, 0, 1, 0, 0, 0, 2], names_replaced: 0 }),
                     1 => ledger.malformed("frame"),
                     2 => tally.add(Place::Open, Place::Held, n.min(ledger.open)),
                     3 => tally.add(Place::Held, Place::Spooled, n.min(ledger.held)),

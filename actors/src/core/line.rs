@@ -6,6 +6,9 @@ use super::datapoint::{Datapoint, Malformed, Reason, SAMPLE_BYTES_MAX};
 use super::number::{self, is_space, trim};
 use super::scan;
 
+/// A datapoint's name, value and timestamp.
+const FIELDS: usize = 3;
+
 /// The datapoints of a block of lines, in order; blank lines are nothing.
 ///
 /// The last line counts even without its newline: a datagram need not end with one.
@@ -83,6 +86,11 @@ fn general(line: &[u8]) -> Result<Datapoint<'_>, Reason> {
     let timestamp = number::parse(timestamp).ok_or(Reason::LineNumber)?;
     let value = number::parse(value).ok_or(Reason::LineNumber)?;
     Ok(Datapoint { name, timestamp, value })
+}
+
+/// Whether a line has fewer fields than a datapoint.
+pub fn lacks_fields(line: &[u8]) -> bool {
+    line.split(|&byte| is_space(byte)).filter(|field| !field.is_empty()).take(FIELDS).count() < FIELDS
 }
 
 /// Splits the last field from a line that neither starts nor ends with white space.

@@ -14,6 +14,7 @@ pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
 pub mod glob;
+pub mod greeting;
 pub mod histogram;
 pub mod keystone;
 pub mod ledger;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What Blueflood would swallow in silence, or refuse together with its neighbours, never becomes a row: no
-//! null, no NaN, no time beyond an integer of milliseconds, no name that Cassandra could not hold
+//! null, no NaN, no time beyond an integer of milliseconds, no name that JSON or Cassandra could not hold
 //! (`shared/contract/blueflood.md`, 2.2 to 2.7).
 
 use bytes::Bytes;
@@ -43,18 +43,21 @@ pub enum Skipped {
     NameEmpty,
     /// The name, with its prefix and tenant, is longer than [`KEY_BYTES_MAX`].
     NameTooLong,
+    /// The name is no UTF-8, as JSON wants it: whatever stood for the other bytes would make one series of two names.
+    NameNotUtf8,
     /// The row alone is longer than `--limit` allows a payload to be.
     OverLimit,
 }
 
 impl Skipped {
     /// Every reason, in the order in which they are shown.
-    pub const ALL: [Skipped; 6] = [
+    pub const ALL: [Skipped; 7] = [
         Skipped::ValueNan,
         Skipped::ValueInfinite,
         Skipped::Timestamp,
         Skipped::NameEmpty,
         Skipped::NameTooLong,
+        Skipped::NameNotUtf8,
         Skipped::OverLimit,
     ];
 
@@ -66,6 +69,7 @@ impl Skipped {
             Skipped::Timestamp => "timestamp",
             Skipped::NameEmpty => "name_empty",
             Skipped::NameTooLong => "name_too_long",
+            Skipped::NameNotUtf8 => "name_not_utf8",
             Skipped::OverLimit => "over_limit",
         }
     }
@@ -287,9 +291,8 @@ impl Encoder {
         }
     }
 
-    /// Appends the row of `datapoint` to `rows`; `Ok(true)` if bytes of its name that were not UTF-8 were
-    /// replaced by U+FFFD. After an error `rows` is as it was.
-    pub fn encode(&self, datapoint: &Datapoint<'_>, now_ms: i64, rows: &mut Rows) -> Result<bool, Skipped> {
+    /// Appends the row of `datapoint` to `rows`. After an error `rows` is as it was.
+    pub fn encode(&self, datapoint: &Datapoint<'_>, now_ms: i64, rows: &mut Rows) -> Result<(), Skipped> {
         let &Datapoint { name, value, .. } = datapoint;
         if !value.is_finite() {
             return Err(if value.is_nan() { Skipped::ValueNan } else { Skipped::ValueInfinite });
@@ -314,12 +317,11 @@ impl Encoder {
         out.extend_from_slice(&self.after_time);
         push_float(out, value);
         out.extend_from_slice(&self.after_value);
-        let replaced = push_name(out, name);
+        let is_utf8 = push_name(out, name);
         out.extend_from_slice(b"\"}");
 
-        // U+FFFD is longer than the byte that it stands for, so a name can outgrow the bound here only.
-        let skipped = if replaced && self.name_grew(name) {
-            Some(Skipped::NameTooLong)
+        let skipped = if !is_utf8 {
+            Some(Skipped::NameNotUtf8)
         } else if out.len().saturating_sub(start) > self.row_bytes_max {
             Some(Skipped::OverLimit)
         } else {
@@ -330,11 +332,7 @@ impl Encoder {
             return Err(skipped);
         }
         rows.count = rows.count.saturating_add(1);
-        Ok(replaced)
-    }
-
-    fn name_grew(&self, name: &[u8]) -> bool {
-        String::from_utf8_lossy(name).len().saturating_add(self.prefix_bytes) > self.name_bytes_max
+        Ok(())
     }
 
     /// The sender's seconds as milliseconds. Like the original's, a timestamp whose whole part is -1 is "now".
@@ -377,21 +375,17 @@ fn is_plain(name: &[u8]) -> bool {
     !scan::any(name, |byte| (byte.wrapping_sub(b' ') >= past_tilde) | (byte == b'"') | (byte == b'\\'))
 }
 
-/// Appends a name within its quotes; true if bytes that were not UTF-8 were replaced.
+/// Appends a name within its quotes; false, and nothing appended, if it is no UTF-8.
 fn push_name(out: &mut Vec<u8>, name: &[u8]) -> bool {
     if is_plain(name) {
         out.extend_from_slice(name);
-        return false;
+        return true;
     }
-    let mut replaced = false;
-    for piece in name.utf8_chunks() {
-        push_escaped(out, piece.valid());
-        if !piece.invalid().is_empty() {
-            replaced = true;
-            out.extend_from_slice("\u{FFFD}".as_bytes());
-        }
+    let text = std::str::from_utf8(name);
+    if let Ok(text) = text {
+        push_escaped(out, text);
     }
-    replaced
+    text.is_ok()
 }
 
 /// Appends text within its quotes, every control character escaped.
@@ -488,17 +482,27 @@ mod tests {
         assert_eq!(skipped(b"a", 1e300, 1.0), Skipped::Timestamp);
         assert_eq!(skipped(b"", 1.0, 1.0), Skipped::NameEmpty);
         assert_eq!(skipped(&vec![b'x'; 65_535 - 6], 1.0, 1.0), Skipped::NameTooLong);
-        assert_eq!(skipped(&vec![0xff; 30_000], 1.0, 1.0), Skipped::NameTooLong);
+        assert_eq!(skipped(b"caf\xe9", 1.0, 1.0), Skipped::NameNotUtf8);
         let small = RowSettings { payload_bytes_max: 80, ..settings() };
         assert_eq!(encode(&small, b"a", 1.0, 1.0).unwrap_err(), Skipped::OverLimit);
     }
 
+    /// The two were one series: `gr\u{FFFD}\u{FFFD}e`.
     #[test]
-    fn bytes_that_are_not_utf8_are_replaced_and_said() {
-        let mut rows = Rows::default();
-        let datapoint = Datapoint { name: b"caf\xe9.\xff", timestamp: 1.0, value: 1.0 };
-        assert_eq!(Encoder::new(&settings()).encode(&datapoint, NOW_MS, &mut rows), Ok(true));
-        assert!(String::from_utf8(rows.text).unwrap().contains("caf\u{FFFD}.\u{FFFD}"));
+    fn names_that_differ_only_in_bytes_of_no_utf8_never_become_one() {
+        for name in [
+            &b"gr\xf6\xdfe"[..],
+            b"gr\xfc\xdfe",
+            b"a\xff",
+            b"\xc0\x80",
+            b"half a pair \xed\xa0\xbd",
+            b"cut \xe2\x82",
+            b"\xff\xfea\0",
+        ] {
+            let refused = encode(&settings(), name, 1.0, 1.0);
+            assert_eq!(refused, Err(Skipped::NameNotUtf8), "{}", name.escape_ascii());
+        }
+        assert!(encode(&settings(), "größe.数.\u{FFFD}".as_bytes(), 1.0, 1.0).is_ok());
     }
 
     #[test]
@@ -508,8 +512,10 @@ mod tests {
         let good = Datapoint { name: b"a", timestamp: 1.0, value: 1.0 };
         encoder.encode(&good, NOW_MS, &mut rows).unwrap();
         let before = rows.clone();
-        encoder.encode(&Datapoint { name: &[b'x'; 100], ..good }, NOW_MS, &mut rows).unwrap_err();
-        assert_eq!(rows, before);
+        for name in [&[b'x'; 100][..], b"caf\xe9"] {
+            encoder.encode(&Datapoint { name, ..good }, NOW_MS, &mut rows).unwrap_err();
+            assert_eq!(rows, before);
+        }
     }
 
     proptest! {

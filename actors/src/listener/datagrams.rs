@@ -71,9 +71,20 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
             let mut datagram = BytesMut::from(buffer.get(..length).unwrap_or_default());
             let mut framing = Framing::of_datagram();
             // The end of a datagram ends its last line.
-            while let Ok(Some(frame)) = framing.decode_eof(&mut datagram) {
-                if intake.take(frame, &peer).await.is_err() {
-                    return;
+            loop {
+                match framing.decode_eof(&mut datagram) {
+                    Ok(Some(frame)) => {
+                        if intake.take(frame, &peer).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        let sample = datagram.get(..SAMPLE_BYTES_MAX).unwrap_or(&datagram);
+                        let reason = error.reason().unwrap_or(Reason::Truncated);
+                        desk.turn_away(&common, reason, &peer, sample, &error.to_string());
+                        break;
+                    }
                 }
             }
         }

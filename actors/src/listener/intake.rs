@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use slog::warn;
+use slog::{o, warn};
 
 use super::{Common, Desk, Sample, now_ms};
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     core::{
         datapoint::{Datapoint, Malformed, Reason},
         framing::Frame,
+        greeting::PROXY_ADVICE,
         ledger::Decoded,
         line::Lines,
         pickle::{Bounds, Datapoints, Decoder},
@@ -39,6 +40,11 @@ const ROW_BUFFERS_KEPT: usize = 4;
 
 /// A row buffer that is larger than this is given back, in bytes.
 const ROW_BUFFER_BYTES_MAX: usize = 2 * HAND_OFF_BYTES;
+
+/// What is said of an item with an object in it.
+const ITEM_CLASS_ADVICE: &str = "an object (Decimal, datetime, numpy.float64) stands where a number or a name should: what \
+                                 it is worth only its code could tell, and none is run; let the sender write \
+                                 float(value)";
 
 thread_local! {
     static ROW_BUFFERS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -171,10 +177,10 @@ impl<'a> Intake<'a> {
         match item {
             Ok(datapoint) => {
                 let encoded = self.encoder.encode(&datapoint, self.now_ms, &mut self.rows);
-                self.decoded.count(encoded);
+                self.decoded.count(encoded.map(|()| false));
                 match (encoded, look) {
-                    (Ok(_), None) => {}
-                    (Ok(_), Some(look)) => look.datapoint(whence, &datapoint),
+                    (Ok(()), None) => {}
+                    (Ok(()), Some(look)) => look.datapoint(whence, &datapoint),
                     (Err(reason), look) => self.skipped(reason, &datapoint, whence, look),
                 }
             }
@@ -215,7 +221,13 @@ impl<'a> Intake<'a> {
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            self.desk.note_skipped(reason, count, sample);
+            let is_first = self.desk.note_skipped(reason, count, sample.clone());
+            if is_first && reason == Skipped::NameNotUtf8 {
+                warn!(self.common.log, "a name that is no UTF-8 is not forwarded";
+                    "reason" => reason.label(), "peer" => sample.peer, "sample" => sample.text,
+                    "cause" => "JSON holds no other text, and a name mended by us could be that of another series: let \
+                                the sender write UTF-8. This is said once");
+            }
         }
         if self.rows.is_empty() {
             self.release();
@@ -265,7 +277,12 @@ impl<'a> Intake<'a> {
             look.malformed(whence, reason, sample);
         }
         if let Some(unsaid) = self.desk.note_malformed(reason, peer, sample) {
-            warn!(self.common.log, "malformed input is not forwarded";
+            let log = match reason {
+                Reason::ProxyHeader => &self.common.log.new(o!("cause" => PROXY_ADVICE)),
+                Reason::ItemClass => &self.common.log.new(o!("cause" => ITEM_CLASS_ADVICE)),
+                _ => &self.common.log,
+            };
+            warn!(log, "malformed input is not forwarded";
                 "reason" => reason.label(), "peer" => %peer, "sample" => %sample.escape_ascii(), "unsaid_before" => unsaid);
         }
     }

@@ -21,7 +21,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::Common;
 use crate::{
-    core::{datapoint::SAMPLE_BYTES_MAX, endpoint::TlsFiles},
+    core::{
+        datapoint::SAMPLE_BYTES_MAX,
+        endpoint::TlsFiles,
+        greeting::{Foreign, Greeting, PROXY_BEFORE_TLS, greeting},
+    },
     tls::{certificates, in_words, wrong},
 };
 
@@ -206,7 +210,13 @@ async fn accept(
     match stream.peek(&mut first).await {
         Ok(0) | Err(_) => return Ok(None),
         Ok(length) if first.first() != Some(&HANDSHAKE_RECORD) => {
-            let cause = "the sender speaks no TLS, but this endpoint nothing else: let it use TLS, or write tcp: for tls:";
+            let cause = match greeting(first.get(..length).unwrap_or_default(), true) {
+                Greeting::Foreign(foreign @ (Foreign::Http | Foreign::Ssh)) => foreign.advice(),
+                Greeting::Proxy(_) => PROXY_BEFORE_TLS,
+                _ => {
+                    "the sender speaks no TLS, but this endpoint nothing else: let it use TLS, or write tcp: for tls:"
+                }
+            };
             return Err(Failed {
                 cause: cause.to_owned(),
                 sample: first.get(..length).unwrap_or_default().to_vec(),

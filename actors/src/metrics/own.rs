@@ -36,7 +36,7 @@ impl OwnMetrics {
         for (name, value) in figures(view) {
             let name = format!("{}.{name}", self.prefix);
             let datapoint = Datapoint { name: name.as_bytes(), timestamp: -1.0, value };
-            decoded.count(self.encoder.encode(&datapoint, now_ms, &mut rows));
+            decoded.count(self.encoder.encode(&datapoint, now_ms, &mut rows).map(|()| false));
         }
         self.ledger.change(|ledger| ledger.decoded(&decoded));
         Arc::new(Frame::new(rows, now_ms))

@@ -311,7 +311,7 @@ impl View {
         page.one(
             "names_replaced_total",
             "counter",
-            "Names with bytes that were not UTF-8.",
+            "Names that releases which mended names of no UTF-8 have mended.",
             ledger.names_replaced,
         );
 

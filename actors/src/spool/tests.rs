@@ -92,7 +92,7 @@ impl World {
 
     /// Rows come in, as from the wire.
     fn decode(&self, n: u32, skipped: u64) {
-        let decoded = Decoded { rows: n.into(), skipped: [skipped, 0, 0, 0, 0, 0], names_replaced: 0 };
+        let decoded = Decoded { rows: n.into(), skipped: [skipped, 0, 0, 0, 0, 0, 0], names_replaced: 0 };
         self.spool().ledger().change(|ledger| ledger.decoded(&decoded));
     }
 

@@ -19,7 +19,9 @@ const STACK_ITEMS_BESIDES: usize = 4;
 
 /// Reads the whole frame into `entries`; `None` if it isn't of the usual shape, or near a bound.
 pub fn read(frame: &[u8], bounds: &Bounds, entries: &mut Vec<Entry>) -> Option<()> {
-    let mut shape = Shape { reader: Reader::new(frame), memo_entries: 0, frame_bytes: frame.len() };
+    // What follows a STOP is the machine's to tell of: here it is the last byte, and the end of what is read.
+    let body = frame.strip_suffix(&[STOP])?;
+    let mut shape = Shape { reader: Reader::new(body), memo_entries: 0, frame_bytes: frame.len() };
     let mut names_bytes = 0usize;
 
     shape.header()?;
@@ -60,7 +62,7 @@ impl Shape<'_> {
         let [PROTO, 0..=PROTOCOL_MAX] = self.reader.array()? else { return None };
         let mut opcode = self.reader.byte()?;
         if opcode == FRAME {
-            if self.reader.wide()? > self.reader.rest().len() {
+            if self.reader.wide()? > self.reader.rest().len().saturating_add(1) {
                 return None;
             }
             opcode = self.reader.byte()?;
@@ -73,10 +75,10 @@ impl Shape<'_> {
 
     /// Whether another batch of items begins (CPython writes a thousand at a time) or the pickle stops.
     fn more(&mut self) -> Option<bool> {
-        match self.reader.byte()? {
-            MARK => Some(true),
-            STOP => Some(false),
-            _ => None,
+        match self.reader.byte() {
+            Some(MARK) => Some(true),
+            None => Some(false),
+            Some(_) => None,
         }
     }
 

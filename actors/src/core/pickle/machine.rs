@@ -32,16 +32,24 @@ impl Memory {
     }
 }
 
-/// Runs a pickle up to its STOP and hands back the value it stands for; what follows STOP is not looked at.
+/// Runs a pickle up to its STOP and hands back the value that it stands for, and the place of what follows STOP, which
+/// is not looked at.
 ///
 /// The error is the reason and the place, from which on the frame can't be understood.
-pub fn run<'f>(frame: &'f [u8], bounds: &Bounds, memory: &mut Memory) -> Result<Value, (Reason, &'f [u8])> {
+pub fn run<'f>(
+    frame: &'f [u8],
+    bounds: &Bounds,
+    memory: &mut Memory,
+) -> Result<(Value, Span), (Reason, &'f [u8])> {
     let mut machine = Machine { frame, reader: Reader::new(frame), bounds, memory, encoded_bytes: 0 };
     loop {
         let place = machine.reader.rest();
         match machine.step() {
             Ok(None) => {}
-            Ok(Some(value)) => return Ok(value),
+            Ok(Some(value)) => {
+                let left = machine.reader.rest().len();
+                return Ok((value, Span::new(frame.len().saturating_sub(left), left)));
+            }
             Err(reason) => return Err((reason, place)),
         }
     }
@@ -144,16 +152,34 @@ impl<'f> Machine<'f, '_> {
 
             GLOBAL => {
                 let (module, name) = (arg(self.reader.line())?, arg(self.reader.line())?);
-                match (self.bytes(module), self.bytes(name)) {
-                    (b"_codecs", b"encode") => self.push(Value::Encode)?,
-                    _ => return Err(Reason::PickleCall),
-                }
+                self.push(match (self.bytes(module), self.bytes(name)) {
+                    (b"_codecs", b"encode") => Value::Encode,
+                    _ => Value::Object(module.to(name)),
+                })?;
             }
-            REDUCE => self.encode()?,
-            PERSID | BINPERSID | BUILD | INST | OBJ | NEWOBJ | NEWOBJ_EX | EXT1 | EXT2 | EXT4
-            | STACK_GLOBAL => {
-                return Err(Reason::PickleCall);
+            REDUCE => self.reduce()?,
+            // Whatever these would import, call or fetch is one value of which nothing is known.
+            STACK_GLOBAL | NEWOBJ | BUILD => self.object(self.below(2))?,
+            NEWOBJ_EX => self.object(self.below(3))?,
+            BINPERSID | READONLY_BUFFER => self.object(self.below(1))?,
+            OBJ => {
+                let class = self.unmark().filter(|&mark| mark < self.memory.stack.len());
+                self.object(class)?;
             }
+            INST => {
+                let class = arg(self.reader.line())?.to(arg(self.reader.line())?);
+                let mark = self.unmark();
+                self.forget(mark)?;
+                self.push(Value::Object(class))?;
+            }
+            PERSID => {
+                let id = arg(self.reader.line())?;
+                self.push(Value::Object(id))?;
+            }
+            EXT1 => self.push_extension(1)?,
+            EXT2 => self.push_extension(2)?,
+            EXT4 => self.push_extension(4)?,
+            NEXT_BUFFER => self.push_extension(0)?,
             _ => return Err(Reason::PickleBroken),
         }
         Ok(None)
@@ -199,13 +225,32 @@ impl<'f> Machine<'f, '_> {
         self.push(value)
     }
 
-    /// Does what `_codecs.encode(text, 'latin1')` would, and refuses every other call.
-    fn encode(&mut self) -> Step<()> {
-        let height = self.below(2).ok_or(Reason::PickleBroken)?;
-        let Some([Value::Encode, arguments]) = self.memory.stack.get(height..) else {
-            return Err(Reason::PickleCall);
+    /// An object of which the pickle says nothing but a number, of so many bytes.
+    fn push_extension(&mut self, length: usize) -> Step<()> {
+        let number = arg(self.reader.span(length))?;
+        self.push(Value::Object(number))
+    }
+
+    /// Puts one object in the place of what stands above `height`, named by the deepest of it that has a name.
+    fn object(&mut self, height: Option<usize>) -> Step<()> {
+        let parts = height.and_then(|height| self.memory.stack.get(height..)).ok_or(Reason::PickleBroken)?;
+        let name = parts.iter().find_map(|part| match part {
+            Value::Text(name) | Value::Object(name) => Some(*name),
+            _ => None,
+        });
+        self.forget(height)?;
+        self.push(Value::Object(name.unwrap_or(Span::new(0, 0))))
+    }
+
+    /// Does what `_codecs.encode(text, 'latin1')` would; any other call is not made.
+    fn reduce(&mut self) -> Step<()> {
+        let height = self.below(2);
+        let call = height.and_then(|height| self.memory.stack.get(height..)).ok_or(Reason::PickleBroken)?;
+        let text = match call {
+            [Value::Encode, arguments] => self.latin1_text(*arguments),
+            _ => None,
         };
-        let span = self.latin1_text(*arguments).ok_or(Reason::PickleCall)?;
+        let Some(span) = text else { return self.object(height) };
 
         // The memo may bring the same long text again and again.
         self.encoded_bytes = self.encoded_bytes.saturating_add(span.length as usize);
@@ -222,7 +267,7 @@ impl<'f> Machine<'f, '_> {
         } else {
             Value::Opaque
         };
-        self.forget(Some(height))?;
+        self.forget(height)?;
         self.push(value)
     }
 
@@ -312,10 +357,16 @@ impl<'f> Machine<'f, '_> {
         let items = height.and_then(|height| stack.get(height..)).ok_or(Reason::PickleBroken)?;
         let under = items.len().saturating_add(1);
         let list = stack.len().checked_sub(under).and_then(|list| stack.get(list)).copied();
-        let Some(list @ Value::List(number)) = list else { return Err(Reason::PickleBroken) };
-        arenas.extend(number, items);
-        self.forget(height)?;
-        self.check_arenas(list)
+        match list {
+            Some(list @ Value::List(number)) => {
+                arenas.extend(number, items);
+                self.forget(height)?;
+                self.check_arenas(list)
+            }
+            // A deque or another kind of list: what goes into it is forgotten, as with dicts and sets.
+            Some(Value::Object(_)) => self.forget(height),
+            _ => Err(Reason::PickleBroken),
+        }
     }
 
     /// A step adds at most the stack's items to the arenas, so it is enough to look after it.

@@ -73,8 +73,10 @@ pub const STACK_GLOBAL: u8 = 0x93;
 pub const MEMOIZE: u8 = 0x94;
 pub const FRAME: u8 = 0x95;
 
-// Protocol 5. Its out-of-band buffers (NEXT_BUFFER, READONLY_BUFFER) can't come through a socket.
+// Protocol 5.
 pub const BYTEARRAY8: u8 = 0x96;
+pub const NEXT_BUFFER: u8 = 0x97;
+pub const READONLY_BUFFER: u8 = 0x98;
 
 /// The newest protocol there is.
 pub const PROTOCOL_MAX: u8 = 5;

@@ -128,10 +128,11 @@ fn python_3_bytes_at_protocol_2_are_a_name() {
     assert_eq!(encode("a.b", "latin1"), Ok(vec![datapoint("a.b", 1.0, 2.0)]));
     assert_eq!(encode("\u{c3}\u{a9}", "latin1"), Ok(vec![datapoint("é", 1.0, 2.0)]));
     assert_eq!(encode("€", "latin1"), Ok(vec![Err("item_name")]), "Latin-1 has no such letter");
-    assert_eq!(encode("a.b", "utf8"), Err("pickle_call"));
-    assert_eq!(with_name(b"c_codecs\nencode\nU\x01a\x85R"), Err("pickle_call"));
-    assert_eq!(with_name(b"c_codecs\ndecode\nU\x01aU\x06latin1\x86R"), Err("pickle_call"));
-    assert_eq!(with_name(b"NU\x01aU\x06latin1\x86R"), Err("pickle_call"));
+    let not_called = Ok(vec![Err("item_class")]);
+    assert_eq!(encode("a.b", "utf8"), not_called);
+    assert_eq!(with_name(b"c_codecs\nencode\nU\x01a\x85R"), not_called);
+    assert_eq!(with_name(b"c_codecs\ndecode\nU\x01aU\x06latin1\x86R"), not_called);
+    assert_eq!(with_name(b"NU\x01aU\x06latin1\x86R"), not_called);
 }
 
 #[test]
@@ -146,24 +147,91 @@ fn encoding_the_same_text_over_and_over_is_bounded() {
     assert_eq!(decode(frame), Err("pickle_too_large"));
 }
 
+/// What only running code could tell: each of them is one value that means nothing.
+const OBJECTS: &[&[u8]] = &[
+    b"cos\nsystem\n",
+    b"cos\nsystem\n(S'touch x'\ntR",
+    b"c__builtin__\neval\nU\x031+1\x85R",
+    b"(ios\nsystem\n",
+    b"(S'touch x'\nios\nsystem\n",
+    b"(cos\nsystem\nS'touch x'\no",
+    b"(No",
+    b"Pabc\n",
+    b"NQ",
+    b"N}b",
+    b"cm\nC\n)\x81}(U\x01aK\x01ub",
+    b"cm\nDeque\n)\x81(K\x01K\x02eK\x03a",
+    b"cm\nDict\n)RU\x01aK\x01s(U\x01bK\x01u",
+    b"cm\nSet\n)R(K\x01K\x02\x90",
+    b"N)\x81",
+    b"N)}\x92",
+    b"\x82\x01",
+    b"\x83\x01\x02",
+    b"\x84\x01\x02\x03\x04",
+    b"\x8c\x02os\x8c\x06system\x93",
+    b"\x97",
+    b"\x97\x98",
+];
+
 #[test]
-fn nothing_is_ever_called() {
-    for opcodes in [
-        &b"cos\nsystem\n(S'touch x'\ntR"[..],
-        b"c__builtin__\neval\nU\x031+1\x85R",
-        b"(ios\nsystem\n",
-        b"(NoN",
-        b"Pabc\n",
-        b"NQ",
-        b"N}b",
-        b"N)\x81",
-        b"N)}\x92",
-        b"\x82\x01",
-        b"\x83\x01\x02",
-        b"\x84\x01\x02\x03\x04",
-        b"\x8c\x02os\x8c\x06system\x93",
+fn nothing_is_ever_called_and_an_object_costs_only_its_item() {
+    let (ok, bad) = (datapoint("ok", 1.0, 2.0), Err("item_class"));
+    for object in OBJECTS {
+        let expected = Ok(vec![bad.clone(), ok.clone()]);
+        for (what, item) in [
+            ("value", [b"U\x01aK\x01", *object, b"\x86\x86"].concat()),
+            ("timestamp", [b"U\x01a", *object, b"K\x01\x86\x86"].concat()),
+            ("timestamp of no number", [b"U\x01a", *object, b"N\x86\x86"].concat()),
+            ("point", [b"U\x01a", *object, b"\x86"].concat()),
+            ("name", [*object, b"K\x01K\x02\x86\x86"].concat()),
+            ("item", object.to_vec()),
+            ("value out of the memo", [b"U\x01aK\x01", *object, b"\x940h\x00\x86\x86"].concat()),
+        ] {
+            assert_eq!(with_item(&item), expected, "{what}: {}", item.escape_ascii());
+        }
+        let whole = [b"\x80\x02", *object, b"."].concat();
+        assert_eq!(decode(&whole), Err("pickle_call"), "{}", whole.escape_ascii());
+    }
+}
+
+#[test]
+fn an_object_that_lacks_its_parts_breaks_the_frame() {
+    for opcodes in
+        [&b"R"[..], b"(R", b")R", b"b", b"}b", b"(}b", b"\x81", b"\x92", b"\x93", b"o", b"(o", b"Q", b"\x98"]
+    {
+        let frame = [opcodes, b"]."].concat();
+        assert_eq!(decode(&frame), Err("pickle_broken"), "{}", frame.escape_ascii());
+    }
+    for opcodes in [&b"cos\nsys"[..], b"(ios\n", b"Pabc", b"\x82", b"\x83\x01", b"\x84\x01\x02\x03"] {
+        assert_eq!(decode(opcodes), Err("pickle_unfinished"), "{}", opcodes.escape_ascii());
+    }
+    assert_eq!(decode(b"i\n\n]."), Err("pickle_broken"), "there is no mark");
+}
+
+#[test]
+fn objects_are_within_the_bounds_of_all_else() {
+    let small = Bounds { stack_items_max: 8, ..Bounds::default() };
+    assert_eq!(decode_within(small, &b"\x82\x01".repeat(9)), Err("pickle_too_large"));
+    let deep = [&b"]"[..], &b"cm\nC\n(".repeat(9), b"."].concat();
+    assert_eq!(decode(&deep), Err("pickle_too_deep"));
+}
+
+#[test]
+fn an_object_is_shown_by_its_name_or_that_of_its_class() {
+    let mut decoder = Decoder::new(Bounds::default());
+    for (item, sample) in [
+        (&b"U\x01aK\x01cm\nC\n)R\x86\x86"[..], &b"a"[..]),
+        (b"cm\nC\n)R", b"m\nC"),
+        (b"(im\nC\n", b"m\nC"),
+        (b"\x8c\x01m\x8c\x01C\x93)\x81}b", b"m"),
+        (b"P42\n", b"42"),
+        (b"NN\x81", b""),
     ] {
-        assert_eq!(with_value(opcodes), Err("pickle_call"), "{}", opcodes.escape_ascii());
+        let frame = [b"]", item, b"a."].concat();
+        let mut datapoints = decoder.decode(&frame).unwrap();
+        let malformed = Malformed { reason: Reason::ItemClass, sample };
+        assert_eq!(datapoints.next(), Some(Err(malformed)), "{}", item.escape_ascii());
+        assert_eq!(datapoints.next(), None);
     }
 }
 
@@ -264,11 +332,18 @@ fn broken_frames_say_how() {
 }
 
 #[test]
-fn what_follows_stop_is_not_looked_at() {
-    assert_eq!(
-        decode(b"\x80\x02](U\x01aK\x01K\x02\x86\x86e.cos\nsystem\n"),
-        Ok(vec![datapoint("a", 1.0, 2.0)])
-    );
+fn what_follows_stop_is_not_looked_at_and_does_not_vanish() {
+    for tail in [&b"cos\nsystem\n"[..], b"\0", b"\x80\x02](U\x01bK\x01K\x02\x86\x86e."] {
+        let frame = [b"\x80\x02](U\x01aK\x01K\x02\x86\x86e.", tail].concat();
+        assert_eq!(decode(&frame), Ok(vec![datapoint("a", 1.0, 2.0), Err("pickle_tail")]));
+        let mut decoder = Decoder::new(Bounds::default());
+        let mut datapoints = decoder.decode(&frame).unwrap();
+        datapoints.next();
+        assert_eq!(datapoints.next(), Some(Err(Malformed { reason: Reason::PickleTail, sample: tail })));
+    }
+    assert_eq!(decode(b"].x"), Ok(vec![Err("pickle_tail")]));
+    let full = Bounds { datapoints_max: 1, ..Bounds::default() };
+    assert_eq!(decode_within(full, b"](U\x01aK\x01K\x02\x86\x86e.x"), Err("pickle_too_large"));
 }
 
 #[test]
@@ -417,7 +492,7 @@ fn small_bounds() -> impl Strategy<Value = Bounds> {
 
 /// Opcodes and arguments that keep a random pickle going for a while.
 const OPCODES: &[u8] =
-    b"((((.0012}]]]]aaaeeeelll)tttt\x85\x86\x87KMUqhqhh\0\0\x01\x02NNNRd\x94I1\nF1\ng1\np1\nS'a'\nV\\u00";
+    b"cc\nRRb\x81\x81\x92\x93ioPQ\x82\x83\x84\x97\x98((((.0012}]]]]aaaeeeelll)tttt\x85\x86\x87KMUqhqhh\0\0\x01\x02NNNRd\x94I1\nF1\ng1\np1\nS'a'\nV\\u00";
 
 proptest! {
     #[test]

@@ -18,6 +18,12 @@ impl Span {
         Span { start: start as u32, length: length as u32 }
     }
 
+    /// From the beginning of this span to the end of one behind it.
+    pub fn to(self, last: Span) -> Self {
+        let end = last.start.saturating_add(last.length);
+        Span { start: self.start, length: end.saturating_sub(self.start) }
+    }
+
     /// A part of this span.
     pub fn within(self, skipped: usize, length: usize) -> Self {
         Span { start: self.start.saturating_add(skipped as u32), length: length as u32 }
@@ -49,6 +55,9 @@ pub enum Value {
     Encode,
     /// What can be no part of a datapoint: None, a dict, a set, a text or number that makes no sense.
     Opaque,
+    /// A class, what one would make, or anything else that only running code could tell. The span is where its name
+    /// stands, for an operator to see; nothing looks it up.
+    Object(Span),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +154,7 @@ impl Arenas {
         match value {
             Value::Tuple(tuple) => tuple.depth,
             Value::List(list) => self.lists.get(list as usize).map_or(0, |list| list.depth),
-            Value::Number(_) | Value::Text(_) | Value::Encode | Value::Opaque => 0,
+            Value::Number(_) | Value::Text(_) | Value::Encode | Value::Opaque | Value::Object(_) => 0,
         }
     }
 
@@ -162,7 +171,9 @@ impl Arenas {
                 Segment { start, end: start.saturating_add(length), next: None }
             }
             Value::List(list) => Segment { start: 0, end: 0, next: self.lists.get(list as usize)?.first },
-            Value::Number(_) | Value::Text(_) | Value::Encode | Value::Opaque => return None,
+            Value::Number(_) | Value::Text(_) | Value::Encode | Value::Opaque | Value::Object(_) => {
+                return None;
+            }
         };
         Some(Items { arenas: self, items: self.slice(segment), next: segment.next })
     }
