@@ -18,7 +18,7 @@ use super::open;
 const BYTES_MAX: u64 = 4 << 20;
 
 /// Its share of a small disk: one in so many bytes.
-const SHARE_OF_DISK: u64 = 8;
+const SHARE_OF_DISK: u64 = 4;
 
 /// What is written at once, where room cannot be had otherwise.
 const BLOCK_BYTES: usize = 64 << 10;

@@ -60,8 +60,7 @@ fn lock(path: &Path, create: OFlags) -> Result<Option<File>, OpenError> {
         let (mut file, metadata) = match opened {
             Some(Found::File(file, metadata)) => (file, metadata),
             Some(Found::Other(what)) => return Err(OpenError::not_ours(path, what)),
-            None if create.is_empty() => return Ok(None),
-            None => continue,
+            None => return Ok(None),
         };
         // A second name of another's file is not our lock.
         if metadata.nlink() > 1 {

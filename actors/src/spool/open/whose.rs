@@ -149,7 +149,7 @@ pub(in crate::spool) fn open(path: &Path, how: OFlags) -> io::Result<Option<Foun
     let file = match rustix::fs::open(path, how, OWN) {
         Ok(file) => File::from(file),
         Err(rustix::io::Errno::LOOP) => return Ok(Some(Found::Other("a link"))),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(rustix::io::Errno::NOENT) if !how.contains(OFlags::CREATE) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let metadata = file.metadata()?;
