@@ -205,7 +205,10 @@ fn a_spool_of_version_1_is_read_by_the_tools_and_delivered_by_the_daemon() {
     world.expect_points(200);
     assert_eq!(daemon.stop().code, Some(0));
     let info = says(&["spool", "info", "--spool", spool]);
-    assert!(info.contains("version       2, named ") && info.contains("datapoints    0 in 0 chunks"), "{info}");
+    assert!(
+        info.contains("version       2, named ") && info.contains("datapoints    0 in 0 chunks"),
+        "{info}"
+    );
     // The way back.
     let copy = format!("{spool}.version-1");
     assert_eq!(json_lines(&says(&["spool", "export", "--spool", &copy])).len(), 200);

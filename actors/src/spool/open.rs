@@ -4,6 +4,7 @@
 mod guard;
 mod lock;
 mod migrate;
+mod rescue;
 mod salvage;
 mod whose;
 
@@ -21,6 +22,7 @@ use self::whose::{Found, open as open_regular};
 pub use self::{
     guard::{Amiss, Guard},
     migrate::Migrated,
+    rescue::{Rescued, rescue},
     salvage::{Known, Salvage, set_aside},
 };
 use super::store::{Store, Sync, VERSION};
@@ -29,6 +31,9 @@ pub(super) use self::{
     migrate::compare,
     whose::{Whose, folder_of, make, resolve},
 };
+
+/// With less than this free, a disk is full for SQLite, in bytes.
+const FULL_BYTES: u64 = 64 << 10;
 
 /// A folder that we make is for the daemon's user alone: what lies in it is all metrics.
 const FOLDER_MODE: u32 = 0o700;
@@ -119,11 +124,17 @@ impl std::fmt::Display for OpenError {
                  path with --spool",
                 path.display()
             ),
-            OpenError::Sqlite { path, error } => write!(
-                f,
-                "cannot open the spool {}: {error}; set --spool to a path that can be written, or to :memory:",
-                path.display()
-            ),
+            OpenError::Sqlite { path, error } => {
+                // SQLite says "disk I/O error" where the system would not let it have a page of its index.
+                let room = super::reserve::disk_room(folder_of(path));
+                let full = room.is_some_and(|room| room.free_bytes < FULL_BYTES);
+                write!(
+                    f,
+                    "cannot open the spool {}: {error}{}; set --spool to a path that can be written, or to :memory:",
+                    path.display(),
+                    if full { " (its disk is full)" } else { "" }
+                )
+            }
         }
     }
 }

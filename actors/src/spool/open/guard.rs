@@ -78,7 +78,7 @@ fn identity(file: &Metadata) -> Identity {
 pub struct Guard {
     path: PathBuf,
     file: Identity,
-    /// None while the spool is not open yet; SQLite makes both with the first write, and keeps them.
+    /// None until SQLite makes them, with the first read or write. It keeps both until the end.
     log: Cell<Option<Identity>>,
     index: Cell<Option<Identity>>,
     lock: Option<Identity>,
@@ -95,13 +95,13 @@ impl Guard {
     /// The system's.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
-        let lock = fs::symlink_metadata(with_suffix(path, ".lock")).ok();
+        let beside = |suffix| fs::symlink_metadata(with_suffix(path, suffix)).ok().as_ref().map(identity);
         Ok(Self {
             path: path.to_owned(),
             file: identity(&file),
-            log: Cell::new(None),
-            index: Cell::new(None),
-            lock: lock.as_ref().map(identity),
+            log: Cell::new(beside("-wal")),
+            index: Cell::new(beside("-shm")),
+            lock: beside(".lock"),
             bytes: Cell::new(0),
             bytes_min: Cell::new(0),
         })
@@ -115,6 +115,18 @@ impl Guard {
     /// Whether the file that has the name is the one that was opened: only then may it be renamed.
     pub fn has_its_name(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.file)
+    }
+
+    /// Whether the lock that has the name is the one that was taken.
+    pub(super) fn has_its_lock(&self) -> bool {
+        let lock = fs::symlink_metadata(with_suffix(&self.path, ".lock"));
+        self.lock.is_some() && lock.ok().as_ref().map(identity) == self.lock
+    }
+
+    /// Whether the log that has the name is the one of this spool.
+    pub(super) fn has_its_log(&self) -> bool {
+        let log = fs::symlink_metadata(with_suffix(&self.path, "-wal"));
+        self.log.get().is_some() && log.ok().as_ref().map(identity) == self.log.get()
     }
 
     /// SQLite made the file smaller, or is about to.
@@ -146,11 +158,8 @@ impl Guard {
         if cut {
             return Err(Amiss::FileCut(self.path.clone()));
         }
-        if let Some(lock) = self.lock {
-            let path = with_suffix(&self.path, ".lock");
-            if self.stat(&path)?.is_none_or(|file| identity(&file) != lock) {
-                return Err(Amiss::LockGone(path));
-            }
+        if !self.has_its_lock() {
+            return Err(Amiss::LockGone(with_suffix(&self.path, ".lock")));
         }
         rustix::fs::access(folder, Access::WRITE_OK).map_err(|_| Amiss::FolderReadOnly(folder.to_owned()))
     }

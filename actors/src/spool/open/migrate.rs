@@ -17,7 +17,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, Result};
 
-use super::{whose, with_suffix};
+use super::{rescue, whose, with_suffix};
 use crate::spool::{
     reserve,
     store::{self, VERSION},
@@ -138,10 +138,7 @@ fn copy(db: &Connection, path: &Path, version: i32) -> Option<PathBuf> {
     let copy = copy_name(path, version);
     let part = with_suffix(&copy, ".part");
     let write = || -> io::Result<()> {
-        super::remove(&part)?;
-        drop(whose::make(&part)?);
-        let part_name = part.to_str().ok_or(io::ErrorKind::InvalidFilename)?;
-        db.execute("VACUUM INTO ?1", [part_name]).map_err(io::Error::other)?;
+        rescue::copy_to(db, &part).map_err(io::Error::other)?;
         fs::rename(&part, &copy)
     };
     match write() {

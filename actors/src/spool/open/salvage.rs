@@ -10,7 +10,7 @@ use std::{
 
 use rusqlite::Connection;
 
-use super::{OpenError, connect, remove, remove_one, whose, with_suffix};
+use super::{OpenError, connect, remove, remove_one, rescue::RESCUED, whose, with_suffix};
 use crate::{
     core::{ledger::Ledger, outbox::ChunkId},
     spool::store::{self, LANE_DEFAULT, Loaded, Store, Sync},
@@ -81,7 +81,7 @@ pub fn set_aside(
         let _ = remove(&salvaged);
     }
     let mut salvage = made.map_err(new)?;
-    salvage.set_aside = free_name(path, now);
+    salvage.set_aside = free_name(path, "damaged", now);
     rename(path, &salvage.set_aside)?;
     finish(path)?;
     Ok((connect(path, sync).map_err(new)?, salvage))
@@ -105,17 +105,18 @@ pub(super) fn finish(path: &Path) -> Result<(), OpenError> {
     rename(&salvaged, path)
 }
 
-/// Removes what a salvage left that did not come to its end, once the spool itself was opened and is whole: it would be
+/// Removes what a salvage or a rescue left that did not come to its end, once the spool itself was opened and is whole: it would be
 /// taken for the spool if that were ever gone, and what it holds would be sent a second time.
 pub(super) fn forget(path: &Path) {
-    let salvaged = with_suffix(path, SALVAGED);
-    if !matches!(whose::look(&salvaged), Ok(whose::Whose::Anothers(_)) | Err(_)) {
-        let _ = remove(&salvaged);
+    for left in [SALVAGED, RESCUED].map(|suffix| with_suffix(path, suffix)) {
+        if !matches!(whose::look(&left), Ok(whose::Whose::Anothers(_)) | Err(_)) {
+            let _ = remove(&left);
+        }
     }
 }
 
 /// Renames a database: the file first, then what SQLite keeps beside it.
-fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
     for suffix in ["", "-wal", "-shm"] {
         let (from, to) = (with_suffix(from, suffix), with_suffix(to, suffix));
         match fs::rename(&from, &to) {
@@ -132,16 +133,16 @@ fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
 }
 
 /// As SQLite would say it.
-fn as_sqlite(error: io::Error) -> rusqlite::Error {
+pub(super) fn as_sqlite(error: io::Error) -> rusqlite::Error {
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
     rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
 }
 
 /// `spool.db.damaged-2026-11-24T20-30-00Z`, or the same with a number if that is taken.
-fn free_name(path: &Path, now: SystemTime) -> PathBuf {
+pub(super) fn free_name(path: &Path, what: &str, now: SystemTime) -> PathBuf {
     let date = humantime::format_rfc3339_seconds(now).to_string().replace(':', "-");
-    let first = with_suffix(path, &format!(".damaged-{date}"));
-    let numbered = (2..1_000).map(|n| with_suffix(path, &format!(".damaged-{date}.{n}")));
+    let first = with_suffix(path, &format!(".{what}-{date}"));
+    let numbered = (2..1_000).map(|n| with_suffix(path, &format!(".{what}-{date}.{n}")));
     std::iter::once(first.clone()).chain(numbered).find(|name| !name.exists()).unwrap_or(first)
 }
 

@@ -6,7 +6,7 @@ use super::{
     whose::{Folder, put, skipped, start},
     *,
 };
-use crate::spool::open::{Amiss, OpenError, Opened, lock};
+use crate::spool::open::{Amiss, OpenError, Opened, Rescued, lock, rescue};
 
 /// A spool with something in its log, after a first look that found nothing amiss.
 fn opened(folder: &Folder) -> Opened {
@@ -185,4 +185,84 @@ fn what_a_failed_salvage_left_is_gone_after_a_clean_start() {
     fs::remove_file(folder.spool()).unwrap();
     assert_eq!(start(&folder.spool()).unwrap().store.ledger().unwrap().spooled, 0);
     assert_eq!(fs::read(&left).unwrap(), b"theirs");
+}
+
+/// What was amiss; the spool that has its name again.
+fn rescued(opened: Opened, put_before: u32) -> Rescued {
+    let rescued = rescue(&opened.store, Sync::Normal, std::time::SystemTime::now()).unwrap().unwrap();
+    assert_eq!(rescued.store.still_ours(), Ok(()));
+    assert_eq!(rescued.store.ledger().unwrap(), opened.store.ledger().unwrap());
+    assert_eq!(rescued.store.uuid().unwrap(), opened.store.uuid().unwrap());
+    // SQLite removes the log with the last connection: not that of the new file.
+    drop(opened);
+    put(&rescued.store, 2, "after", 7);
+    assert_eq!(rescued.store.still_ours(), Ok(()));
+    let metas = rescued.store.scan(None, false, 10).unwrap();
+    assert_eq!(metas.iter().map(|meta| meta.rows).collect::<Vec<_>>(), [put_before, 7]);
+    rescued
+}
+
+/// As after `kill -9`: what another process finds.
+fn found(path: &Path) -> u32 {
+    let db = Connection::open(path).unwrap();
+    db.query_row("SELECT sum(rows) FROM chunk", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_spool_whose_file_log_or_folder_is_deleted_gets_it_back_with_all_that_was_in_it() {
+    for gone in ["spool.db", "spool.db-wal", "spool.db-shm", "all files", "the folder"] {
+        let folder = Folder::new();
+        fs::create_dir(folder.path("volume")).unwrap();
+        let path = folder.path("volume/spool.db");
+        let opened = start(&path).unwrap();
+        put(&opened.store, 1, "a", 50);
+        assert_eq!(opened.store.still_ours(), Ok(()));
+        match gone {
+            "the folder" => fs::remove_dir_all(folder.path("volume")).unwrap(),
+            "all files" => {
+                for entry in fs::read_dir(folder.path("volume")).unwrap() {
+                    fs::remove_file(entry.unwrap().path()).unwrap();
+                }
+            }
+            name => fs::remove_file(folder.path("volume").join(name)).unwrap(),
+        }
+        let amiss = opened.store.still_ours().unwrap_err();
+        assert!(amiss.is_of_the_content(), "{gone}: {amiss}");
+        let rescued = rescued(opened, 50);
+        assert_eq!((rescued.set_aside, found(&path)), (None, 57), "{gone}");
+        // There was a lock to take again only where it was gone too.
+        assert_eq!(rescued.lock.is_some(), gone.starts_with("all") || gone.starts_with("the"), "{gone}");
+        if rescued.lock.is_some() {
+            assert!(matches!(lock(&path), Err(OpenError::Held { .. })));
+        }
+    }
+}
+
+#[test]
+fn a_spool_that_another_spool_replaced_gets_its_name_back_and_the_other_is_set_aside() {
+    let folder = Folder::new();
+    let opened = opened(&folder);
+    let backup = folder.path("backup");
+    super::whose::make_spool(&backup);
+    fs::rename(&backup, folder.spool()).unwrap();
+    assert_eq!(opened.store.still_ours(), Err(Amiss::FileReplaced(folder.spool())));
+    let aside = rescued(opened, 50).set_aside.unwrap();
+    assert!(aside.to_str().unwrap().contains("spool.db.replaced-"), "{}", aside.display());
+    assert_eq!((found(&folder.spool()), found(&aside)), (57, 5));
+}
+
+#[test]
+fn a_spool_whose_name_something_else_has_goes_on_and_nothing_is_touched() {
+    let folder = Folder::new();
+    let opened = opened(&folder);
+    fs::remove_file(folder.spool()).unwrap();
+    fs::write(folder.spool(), "theirs").unwrap();
+    let names = folder.names();
+    let again = || rescue(&opened.store, Sync::Normal, std::time::SystemTime::now());
+    assert!(matches!(again(), Err(OpenError::NotOurs { .. })));
+    assert_eq!((folder.names(), fs::read(folder.spool()).unwrap()), (names, b"theirs".to_vec()));
+    put(&opened.store, 2, "b", 7);
+    // Once it is gone, all is well.
+    fs::remove_file(folder.spool()).unwrap();
+    assert_eq!(again().unwrap().unwrap().store.ledger().unwrap().spooled, 57);
 }

@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::MetadataExt, process::Command};
 
 use super::{
     super::reserve::{FullDisk, Reserve, disk_room},
-    whose::{Folder, skipped},
+    whose::{Folder, make_spool, skipped, start},
     *,
 };
 
@@ -147,4 +147,67 @@ fn the_cap_of_a_full_disk_never_creeps_though_another_takes_all_that_is_given_ba
     used = 0;
     file -= (file - used).saturating_sub(full.keep_bytes());
     assert!(file <= 100 * MIB / 8);
+}
+
+/// The rows that lie in a spool's chunks.
+fn rows_in(opened: &open::Opened) -> u64 {
+    opened.store.ledger().unwrap().spooled
+}
+
+#[test]
+fn an_older_file_is_brought_up_to_date_without_a_copy_where_there_is_no_room_for_one() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let v1 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/spools/v1.db");
+    fs::copy(v1, disk.spool()).unwrap();
+    let opened = start(&disk.spool()).unwrap();
+    let migrated = opened.store.migrated().unwrap();
+    assert_eq!((migrated.from, &migrated.copy, rows_in(&opened)), (1, &None, 200));
+    assert!(!disk.0.path("spool.db.version-1").exists());
+}
+
+#[test]
+fn an_older_file_on_a_full_disk_stays_as_it_is_until_there_is_room() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let v1 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/spools/v1.db");
+    fs::copy(&v1, disk.spool()).unwrap();
+    let filled = disk.fill(0);
+    let Err(error) = start(&disk.spool()) else { panic!("it was opened") };
+    assert!(error.to_string().contains("its disk is full"), "{error}");
+    let left: Vec<_> = disk.0.names().into_iter().filter(|name| name.contains("damaged")).collect();
+    assert_eq!(left, Vec::<String>::new(), "a full disk is no damage");
+    fs::remove_file(filled).unwrap();
+    let opened = start(&disk.spool()).unwrap();
+    assert_eq!((opened.salvage.as_ref(), rows_in(&opened)), (None, 200));
+}
+
+#[test]
+fn a_salvage_that_cannot_be_written_leaves_nothing_behind_and_is_done_once_it_can() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    make_spool(&disk.spool());
+    let mut bytes = fs::read(disk.spool()).unwrap();
+    bytes.truncate(9_000);
+    fs::write(disk.spool(), &bytes).unwrap();
+    let filled = disk.fill(0);
+    assert!(start(&disk.spool()).is_err());
+    assert!(disk.0.names().iter().all(|name| !name.contains("salvaged")), "{:?}", disk.0.names());
+    assert_eq!(fs::read(disk.spool()).unwrap(), bytes);
+    fs::remove_file(filled).unwrap();
+    assert_eq!(fs::read(start(&disk.spool()).unwrap().salvage.unwrap().set_aside).unwrap(), bytes);
+}
+
+#[test]
+fn a_spool_that_lost_its_file_on_a_full_disk_gets_it_back_once_there_is_room() {
+    let Some(disk) = SmallDisk::new(16) else { return };
+    let opened = start(&disk.spool()).unwrap();
+    for id in 0..60 {
+        super::whose::put(&opened.store, 1 + id, &format!("a{id}"), 2_000);
+    }
+    fs::remove_file(disk.spool()).unwrap();
+    let filled = disk.fill(0);
+    let again = || open::rescue(&opened.store, Sync::Normal, std::time::SystemTime::now());
+    assert!(again().is_err());
+    assert_eq!(disk.0.names(), ["somebody-else", "spool.db-shm", "spool.db-wal", "spool.db.lock"]);
+    assert_eq!(rows_in(&opened), 120_000);
+    fs::remove_file(filled).unwrap();
+    assert_eq!(again().unwrap().unwrap().store.ledger().unwrap().spooled, 120_000);
 }
