@@ -87,10 +87,7 @@ fn prepare(settings: &Settings, mut passed: ListenFd, log: &Log) -> Result<(Grou
         .collect::<Result<_, _>>()?;
     let stats = settings.stats.map(bind_stats).transpose()?.map(Arc::new);
     let spool = options::spool(settings);
-    if let Some(bytes) = actors::spool::open::small_disk(&spool.place, spool.policy.bytes_max) {
-        warn!(log.logger, "the disk of the spool is smaller than the spool may grow: it will be full before --spool_max";
-            "disk_bytes" => bytes, "spool_max" => spool.policy.bytes_max, "write" => format!("--spool_max {}", bytes / 10 * 8));
-    }
+    options::warn_of_spool(&spool, &log.logger);
     let say = options::say_of_spool(log.logger.new(o!()));
     let (spool, spool_thread) = Spool::start(spool, say).map_err(|error| error.to_string())?;
     let (logger, lost) = (log.logger.clone(), log.lost.clone());

@@ -11,7 +11,7 @@ mod whose;
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -196,6 +196,15 @@ pub fn small_disk(place: &Place, bytes_max: u64) -> Option<u64> {
     Some(disk).filter(|&disk| disk < bytes_max)
 }
 
+/// The folder of the spool, if every user of this host may put files into it.
+pub fn open_to_all(place: &Place) -> Option<PathBuf> {
+    let Place::File(path) = place else { return None };
+    let path = resolve(path).unwrap_or_else(|_| path.clone());
+    let folder = folder_of(&path);
+    let mode = fs::metadata(folder).ok()?.permissions().mode();
+    (mode & 0o002 != 0).then(|| folder.to_owned())
+}
+
 /// Whose the file is, if we may go on with it.
 pub(super) fn look(path: &Path) -> Result<Whose, OpenError> {
     let looked = whose::look(path);
@@ -218,6 +227,7 @@ fn open_or_set_aside(
     let opened = match look(path)? {
         Whose::Nobodys => {
             make_new(path)?;
+            make_private(path);
             connect(path, sync)
         }
         Whose::Ours(Some(version)) => {
@@ -253,7 +263,8 @@ fn make_new(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Version 1 let every local user read the spool. What cannot be changed was not ours to change.
+/// Version 1 let every local user read the spool, and so may an empty file that somebody made for it. What cannot be
+/// changed was not ours to change.
 fn make_private(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         if let Ok(Some(Found::File(file, _))) =

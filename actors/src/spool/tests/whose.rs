@@ -205,7 +205,7 @@ fn an_empty_file_is_a_new_spool_and_not_a_damaged_one() {
     let folder = Folder::new();
     fs::write(folder.spool(), "").unwrap();
     let opened = start(&folder.spool()).unwrap();
-    assert_eq!(opened.salvage, None);
+    assert_eq!((&opened.salvage, mode(&folder.spool())), (&None, 0o600));
     put(&opened.store, 1, "first", 5);
     drop(opened);
     assert_eq!(start(&folder.spool()).unwrap().store.ledger().unwrap().spooled, 5);
@@ -246,6 +246,16 @@ fn all_that_is_made_is_for_the_daemons_user_alone() {
     let opened = start(&path).unwrap();
     assert!(opened.salvage.is_some());
     assert_eq!(mode(&path), 0o600);
+}
+
+#[test]
+fn a_folder_that_every_user_may_write_to_is_known() {
+    let folder = Folder::new();
+    let place = Place::File(folder.spool());
+    assert_eq!(open::open_to_all(&place), None);
+    fs::set_permissions(folder.path(""), fs::Permissions::from_mode(0o1777)).unwrap();
+    assert_eq!(open::open_to_all(&place).as_deref(), folder.spool().parent());
+    assert_eq!(open::open_to_all(&Place::Memory), None);
 }
 
 #[test]
