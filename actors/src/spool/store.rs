@@ -297,10 +297,11 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn insert(&self, id: ChunkId, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
+        self.count("spooled", "", chunk.rows.into())?;
         self.insert_in(LANE_DEFAULT, id, chunk, received_ms)
     }
 
-    /// The same, in a lane.
+    /// The same, in a lane. Its rows are counted by the caller.
     ///
     /// # Errors
     /// SQLite's.
@@ -325,7 +326,6 @@ impl Store {
             &*chunk.body,
             lane
         ])?;
-        self.change(lane, "spooled", "", i64::from(chunk.rows))?;
         Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
     }
 
@@ -526,7 +526,15 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn count(&self, place: &str, reason: &str, n: u64) -> Result<()> {
-        self.change(LANE_DEFAULT, place, reason, i64::try_from(n).unwrap_or(i64::MAX))
+        self.count_in(LANE_DEFAULT, place, reason, n)
+    }
+
+    /// The same, of a lane.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_in(&self, lane: LaneNumber, place: &str, reason: &str, n: u64) -> Result<()> {
+        self.change(lane, place, reason, i64::try_from(n).unwrap_or(i64::MAX))
     }
 
     /// Takes from a count of the ledger.

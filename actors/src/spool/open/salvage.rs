@@ -251,6 +251,7 @@ fn copy_chunks(store: &Store, damaged: &Connection, mut last_id: ChunkId) -> rus
                 store.keep_lane(lane)?;
             }
             store.insert_in(lane, last_id, &chunk, row.get(8).unwrap_or(0))?;
+            store.count_in(lane, "spooled", "", meta.rows.into())?;
             rows = rows.saturating_add(meta.rows.into());
         }
         Ok(Some(id))

@@ -219,6 +219,7 @@ fn a_lane_keeps_its_number_and_its_rows_through_damage() {
     assert_ne!(store.lane("billing", "other").unwrap(), lane);
     let chunk = crate::core::chunk::Sealer::new(Encoding::Deflate).seal(&rows("theirs", 5).into());
     store.insert_in(lane, 1, &chunk, 0).unwrap();
+    store.count_in(lane, "spooled", "", 5).unwrap();
     store.count("received", "", 5).unwrap();
     assert!(matches!(store.load(1).unwrap(), Some(Loaded::Intact(..))));
     // A flipped lane would send rows to another's tenant.

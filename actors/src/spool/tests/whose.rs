@@ -70,7 +70,8 @@ pub(super) fn put(store: &store::Store, id: ChunkId, name: &str, n: u32) {
     let chunk = crate::core::chunk::Sealer::new(Encoding::Deflate).seal(&rows(name, n).into());
     store
         .transaction(|store| {
-            store.insert(id, &chunk, 1_700_000_000_000)?;
+            store.insert_in(store::LANE_DEFAULT, id, &chunk, 1_700_000_000_000)?;
+            store.count("spooled", "", n.into())?;
             store.count("received", "", n.into())
         })
         .unwrap();
