@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 
 use super::say;
-use super::spool::{age, arguments, with_spool};
+use super::spool::{age, arguments, with_path};
 use crate::settings::Surroundings;
 
 /// How clap knows it.
@@ -52,7 +52,7 @@ pub fn command() -> Command {
             ),
         )
         .after_help(
-            "All of these work beside a running daemon. A replay begins within a second if the daemon runs,\n\
+            "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay begins within a second if the daemon runs,\n\
              else when it starts. What Blueflood refuses again comes back here.",
         )
 }
@@ -62,12 +62,14 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     let Some((what, given)) = given.subcommand() else { return ExitCode::FAILURE };
     let which =
         Which { reason: given.get_one::<String>("reason").cloned(), id: given.get_one::<i64>("id").copied() };
-    with_spool(given, around, |inspector, _| {
+    let changes = what == "replay" || what == "purge" && given.get_flag("yes");
+    with_path(given, around, |path| {
+        let inspector = if changes { Inspector::open_to_change(path)? } else { Inspector::open(path)? };
         match what {
-            "export" => export(inspector, &which)?,
+            "export" => export(&inspector, &which)?,
             "replay" => say(format_args!("{} datapoints will be sent again", inspector.replay(&which)?)),
-            "purge" => purge(inspector, &which, given.get_flag("yes"))?,
-            _ => list(inspector, &which, around)?,
+            "purge" => purge(&inspector, &which, changes)?,
+            _ => list(&inspector, &which, around)?,
         }
         Ok(ExitCode::SUCCESS)
     })

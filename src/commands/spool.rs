@@ -1,12 +1,12 @@
-//! Owns `blueflood-forward spool`: what is in a spool, its rows, and whether it is whole. It changes nothing, and works
-//! beside a running daemon.
+//! Owns `blueflood-forward spool`: what is in a spool, its rows, and whether it is whole. It changes no datapoint, and all
+//! but `compact` works beside a running daemon.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actors::spool::inspect::{Info, Inspector};
+use actors::spool::inspect::{Info, InspectError, Inspector, compact};
 use clap::{Arg, ArgMatches, Command};
 
 use super::{complain, say};
@@ -35,7 +35,15 @@ pub fn command() -> Command {
                 .after_help("Exit status: 0 if it is whole, 1 if not.")
                 .args(arguments()),
         )
-        .after_help("All of these work beside a running daemon, and change nothing.")
+        .subcommand(
+            Command::new("compact")
+                .about("Give the unused room in its file back to the disk: a daemon that runs does so by itself")
+                .args(arguments()),
+        )
+        .after_help(
+            "All but compact work beside a running daemon, only read, and read a spool of an older version too.\n\
+             They need root or the daemon's user: nobody else may read a spool.",
+        )
 }
 
 /// The options that say which spool is meant.
@@ -46,6 +54,9 @@ pub(super) fn arguments() -> impl Iterator<Item = Arg> {
 /// Does what was asked.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     let Some((what, given)) = given.subcommand() else { return ExitCode::FAILURE };
+    if what == "compact" {
+        return with_path(given, around, |path| Ok(make_compact(path)?));
+    }
     with_spool(given, around, |inspector, path| match what {
         "export" => export(inspector),
         "verify" => verify(inspector, path),
@@ -57,11 +68,20 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     })
 }
 
-/// Opens the spool that the settings name, and does something with it.
+/// Opens the spool that the settings name, to read it, and does something with it.
 pub(super) fn with_spool(
     given: &ArgMatches,
     around: &Surroundings<'_>,
     work: impl FnOnce(&Inspector, &Path) -> Result<ExitCode, Box<dyn std::error::Error>>,
+) -> ExitCode {
+    with_path(given, around, |path| work(&Inspector::open(path)?, path))
+}
+
+/// Does something with the spool that the settings name.
+pub(super) fn with_path(
+    given: &ArgMatches,
+    around: &Surroundings<'_>,
+    work: impl FnOnce(&Path) -> Result<ExitCode, Box<dyn std::error::Error>>,
 ) -> ExitCode {
     let path = match Settings::load(given, around) {
         Ok(loaded) => match loaded.settings.spool {
@@ -75,7 +95,7 @@ pub(super) fn with_spool(
         },
         Err(refused) => return cli::refuse(*refused),
     };
-    match open(&path).and_then(|inspector| work(&inspector, &path)) {
+    match work(&path) {
         Ok(code) => code,
         // Whoever closed our output (`export | head`) has had enough.
         Err(error) if is_broken_pipe(error.as_ref()) => ExitCode::SUCCESS,
@@ -86,11 +106,10 @@ pub(super) fn with_spool(
     }
 }
 
-fn open(path: &Path) -> Result<Inspector, Box<dyn std::error::Error>> {
-    if !path.exists() {
-        return Err("there is no spool: name the daemon's with --spool or --config".into());
-    }
-    Ok(Inspector::open(path)?)
+fn make_compact(path: &Path) -> Result<ExitCode, InspectError> {
+    let (before, after) = compact(path)?;
+    say(format_args!("{} had {before} bytes, and has {after} now", path.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -100,6 +119,13 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 fn show(info: &Info, path: &Path, now: SystemTime) {
     let ledger = &info.ledger;
     say(format_args!("spool         {}", path.display()));
+    match &info.uuid {
+        Some(uuid) => say(format_args!("version       {}, named {uuid}", info.version)),
+        None => say(format_args!(
+            "version       {}: the daemon brings it up to date when it starts on it",
+            info.version
+        )),
+    }
     say(format_args!("datapoints    {} in {} chunks", info.rows, info.chunks));
     let each = if info.rows == 0 { 0.0 } else { info.body_bytes as f64 / info.rows as f64 };
     say(format_args!(
@@ -148,7 +174,7 @@ fn export(inspector: &Inspector) -> Result<ExitCode, Box<dyn std::error::Error>>
 fn verify(inspector: &Inspector, path: &Path) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let wrong = inspector.verify()?;
     if wrong.is_empty() {
-        say(format_args!("{} is whole", path.display()));
+        say(format_args!("{} is whole (version {})", path.display(), inspector.version()));
         return Ok(ExitCode::SUCCESS);
     }
     wrong.iter().for_each(say);

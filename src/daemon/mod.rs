@@ -107,9 +107,10 @@ fn prepare(settings: &Settings, mut passed: ListenFd, log: &Log) -> Result<(Grou
         .map(|endpoint| Door::open(endpoint, settings.protocol, std::iter::empty(), &mut passed))
         .collect::<Result<_, _>>()?;
     let stats = settings.stats.map(bind_stats).transpose()?.map(Arc::new);
+    let spool = options::spool(settings);
+    options::warn_of_spool(&spool, &log.logger);
     let say = options::say_of_spool(log.logger.new(o!()));
-    let (spool, spool_thread) =
-        Spool::start(options::spool(settings), say).map_err(|error| error.to_string())?;
+    let (spool, spool_thread) = Spool::start(spool, say).map_err(|error| error.to_string())?;
     let (logger, lost) = (log.logger.clone(), log.lost.clone());
     Ok((Ground { spool, spool_thread, stats, log: logger, log_records_lost: lost }, doors))
 }

@@ -10,7 +10,7 @@ use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
 use actors::forwarder::Auth;
 use actors::forwarder::post::Target;
-use actors::spool::open::Place;
+use actors::spool::open::{self, Place};
 use actors::spool::store::Sync;
 use actors::spool::{Notice, Policy, WhenFull};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -121,6 +121,19 @@ pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
         encoding: encoding(settings),
         policy: spool_policy(settings),
         newest_first: settings.catch_up == CatchUp::NewestFirst,
+    }
+}
+
+/// What is not wrong with the place of the spool, and will be regretted.
+pub(super) fn warn_of_spool(spool: &actors::spool::Options, log: &Logger) {
+    let bytes_max = spool.policy.bytes_max;
+    if let Some(bytes) = open::small_disk(&spool.place, bytes_max) {
+        warn!(log, "the disk of the spool is smaller than the spool may grow: it will be full before that";
+            "disk_bytes" => bytes, "spool_max" => bytes_max, "write" => format!("--spool_max {}", bytes / 10 * 8));
+    }
+    if let Some(folder) = open::open_to_all(&spool.place) {
+        warn!(log, "every user of this host may put files into the folder of the spool: give it one of its own";
+            "folder" => folder.display().to_string());
     }
 }
 

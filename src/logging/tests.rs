@@ -230,7 +230,7 @@ fn a_pipe_is_written_and_never_renamed() {
 fn a_link_that_becomes_a_file_is_put_aside_and_a_file_that_becomes_a_link_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let (path, target) = (directory.path().join("x.log"), directory.path().join("target"));
-    let mut file = WholeRecords::new(LogFile::open(&path, 10, 1).unwrap());
+    let mut file = WholeRecords::new(LogFile::open(&path, 10, 1, Arc::default()).unwrap());
     let mut record = |text: &str| {
         file.write_all(text.as_bytes()).unwrap();
         file.flush().unwrap();

@@ -202,7 +202,7 @@ fn a_folder_that_cannot_be_written_is_a_clear_error() {
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o500)).unwrap();
     // Root may write there all the same; nobody may in a file system that is read-only.
     let root = std::fs::write(folder.join("probe"), "").is_ok();
-    let folder = if root { Path::new("/proc/self").to_owned() } else { folder };
+    let folder = if root { Path::new("/proc").to_owned() } else { folder };
     let spool = folder.join("spool.db");
     let Err(ended) = world.try_daemon(&["--spool", spool.to_str().unwrap()]) else { panic!("it started") };
     assert_eq!(ended.code, Some(1));

@@ -1,8 +1,13 @@
 //! The tools beside a running daemon: what is in the spool, what was refused, how it is.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use blueflood_forward::sink::Script;
+use rusqlite::Connection;
 use serde_json::Value;
 
 use crate::world::*;
@@ -168,4 +173,121 @@ fn its_own_figures_come_as_metrics_by_its_own_way() {
     assert!(until(|| there("own.forward.datapoints.delivered") && there("a.2")), "{:?}", world.stored());
     assert!(there("own.forward.spool.used_bytes"));
     daemon.expect("an exact ledger", |stats| stats["datapoints"]["unaccounted"] == 0);
+}
+
+/// Every file in a folder, with its bytes.
+fn content(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// A spool that version 1 left: see `tests/data`.
+fn version_1() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/spools/v1.db")
+}
+
+#[test]
+fn a_spool_of_version_1_is_read_by_the_tools_and_delivered_by_the_daemon() {
+    let world = World::new();
+    std::fs::copy(version_1(), world.spool()).unwrap();
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    let before = content(world.folder.path());
+    let info = says(&["spool", "info", "--spool", spool]);
+    assert!(info.contains("version       1: ") && info.contains("datapoints    200 in 5 chunks"), "{info}");
+    assert!(says(&["spool", "verify", "--spool", spool]).contains("is whole (version 1)"));
+    assert_eq!(json_lines(&says(&["spool", "export", "--spool", spool])).len(), 200);
+    assert!(says(&["dead-letters", "list", "--spool", spool]).starts_with("3 refused for metricName"));
+    assert_eq!(content(world.folder.path()), before, "the tools only read");
+
+    let daemon = world.daemon(&[]);
+    daemon.expect_delivered(208);
+    world.expect_points(200);
+    assert_eq!(daemon.stop().code, Some(0));
+    let info = says(&["spool", "info", "--spool", spool]);
+    assert!(
+        info.contains("version       2, named ") && info.contains("datapoints    0 in 0 chunks"),
+        "{info}"
+    );
+    // The way back.
+    let copy = format!("{spool}.version-1");
+    assert_eq!(json_lines(&says(&["spool", "export", "--spool", &copy])).len(), 200);
+}
+
+#[test]
+fn the_daemon_and_the_tools_refuse_what_is_not_ours_and_a_later_version() {
+    let world = World::new();
+    let text = world.folder.path().join("hostname");
+    std::fs::write(&text, "myhost\n").unwrap();
+    let theirs = world.folder.path().join("theirs.db");
+    Connection::open(&theirs).unwrap().execute_batch("CREATE TABLE precious (x)").unwrap();
+    let later = world.folder.path().join("later.db");
+    std::fs::copy(version_1(), &later).unwrap();
+    Connection::open(&later).unwrap().execute_batch("PRAGMA user_version = 9").unwrap();
+    let before = content(world.folder.path());
+    for (path, words) in
+        [(&text, "is no spool"), (&theirs, "is no spool"), (&later, "made by a later version")]
+    {
+        let path = path.to_str().unwrap();
+        let Err(ended) = world.try_daemon(&["--spool", path]) else { panic!("{path}: it started") };
+        assert_eq!(ended.code, Some(1));
+        assert!(ended.says(words) && ended.says("--spool"), "{ended:#?}");
+        for tool in [["spool", "info"], ["spool", "export"], ["dead-letters", "list"], ["spool", "compact"]] {
+            let output = run(&[&tool[..], &["--spool", path]].concat());
+            assert_eq!(output.status.code(), Some(1), "{tool:?} {path}");
+            assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
+        }
+        assert_eq!(content(world.folder.path()), before, "{path}");
+    }
+}
+
+#[test]
+fn a_spool_is_made_compact_where_no_daemon_has_it() {
+    let world = World::new();
+    world.answers("503x*");
+    let daemon = world.daemon(&[]);
+    for i in 0..5 {
+        daemon.send_lines(&format!("kept{i}"), 2_000);
+    }
+    daemon.expect("all in the spool", |stats| stats["datapoints"]["in_spool"] == 10_000);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    let output = run(&["spool", "compact", "--spool", spool]);
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("the daemon has it (process ") && words.contains("stop it first"), "{words}");
+    daemon.kill();
+    assert!(says(&["spool", "compact", "--spool", spool]).contains(" bytes, and has "));
+    assert!(says(&["spool", "verify", "--spool", spool]).contains("is whole"));
+    world.answers("");
+    world.daemon(&[]).expect_settled(10_000);
+}
+
+#[test]
+fn a_user_who_may_not_read_a_spool_is_told_who_may() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    // The folder is open to all, so that it is the file that keeps them out.
+    std::fs::set_permissions(world.folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut nobody = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"));
+    nobody.env_clear().env("HOME", "/nowhere").uid(65_534).gid(65_534);
+    for tool in [["spool", "info"], ["dead-letters", "replay"]] {
+        let Ok(output) = nobody.args(tool).arg("--spool").arg(world.spool()).output() else {
+            eprintln!("skipped: only root can run a program as another user, where that user may reach it");
+            return;
+        };
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(words.contains("run this as root, or as the daemon's user (uid 0)"), "{words}");
+        nobody = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"));
+        nobody.env_clear().env("HOME", "/nowhere").uid(65_534).gid(65_534);
+    }
+    drop(daemon);
+}
+
+#[test]
+fn a_disk_smaller_than_the_spool_may_grow_is_said_at_the_start() {
+    let world = World::new();
+    let daemon = world.daemon(&["--spool_max", "500TiB"]);
+    assert_eq!(daemon.times_said("the disk of the spool is smaller than the spool may grow"), 1);
 }

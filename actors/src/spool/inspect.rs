@@ -1,24 +1,88 @@
 //! Owns the look into a spool from outside: what is in it, row by row, and whether it is whole. It works beside a
-//! running daemon. It changes nothing but the marks on dead letters that ask for a replay, and their purge.
+//! running daemon. It changes nothing but the marks on dead letters that ask for a replay, and their purge. It is for
+//! tools: not for a process that has the spool open itself.
 
-use std::path::Path;
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
-use rusqlite::{Connection, OpenFlags, Result, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Result, params};
 
-use super::store::{self, APPLICATION_ID, Loaded, VERSION};
+use super::{
+    open::{OpenError, Whose, compare, folder_of, holder, lock, look, with_suffix},
+    store::{self, BUSY_TIMEOUT, Loaded, SCHEMA, VERSION},
+};
 use crate::core::ledger::{Ledger, sum};
-
-/// How long to wait while the daemon writes, in milliseconds.
-const BUSY_MS: u32 = 10_000;
 
 /// A spool's file, opened by a tool.
 pub struct Inspector {
     db: Connection,
+    path: PathBuf,
+    version: i32,
+    /// The file was opened as one that nobody writes to, for nobody did.
+    alone: bool,
+}
+
+/// Why a tool cannot do what was asked of it.
+#[derive(Debug)]
+pub enum InspectError {
+    /// There is nothing under that name.
+    Nothing,
+    /// It is another's, or of a later version.
+    Refused(OpenError),
+    /// This user may not.
+    Forbidden {
+        /// What was not allowed.
+        what: &'static str,
+        /// Whose the file is.
+        owner: u32,
+    },
+    /// The daemon has it.
+    Held(String),
+    /// Any other error of the system.
+    Io(io::Error),
+    /// An error of SQLite.
+    Sqlite(rusqlite::Error),
+}
+
+impl std::fmt::Display for InspectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            InspectError::Nothing => {
+                f.write_str("there is no spool: name the daemon's with --spool or --config")
+            }
+            InspectError::Refused(error) => error.fmt(f),
+            InspectError::Forbidden { what, owner } => write!(
+                f,
+                "this user may not {what} it: run this as root, or as the daemon's user (uid {owner})"
+            ),
+            InspectError::Held(holder) => write!(
+                f,
+                "the daemon has it ({holder}), and gives unused room back by itself: stop it first, or leave it alone"
+            ),
+            InspectError::Io(error) => error.fmt(f),
+            InspectError::Sqlite(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for InspectError {}
+
+impl From<rusqlite::Error> for InspectError {
+    fn from(error: rusqlite::Error) -> Self {
+        InspectError::Sqlite(error)
+    }
 }
 
 /// What is in a spool.
 #[derive(Debug, Clone, Default)]
 pub struct Info {
+    /// The version of its tables.
+    pub version: i32,
+    /// The name that it was given when it was made; none before version 2.
+    pub uuid: Option<String>,
     /// Chunks.
     pub chunks: u64,
     /// Rows in them.
@@ -72,22 +136,54 @@ impl Which {
 }
 
 impl Inspector {
-    /// Opens a spool that is there.
+    /// Opens a spool that is there, to be read. Of a file of any version that is known; beside a daemon too.
     ///
     /// # Errors
-    /// SQLite's, or `SQLITE_NOTADB` if the file is not a spool of this version.
-    pub fn open(path: &Path) -> Result<Self> {
-        // Not read-only: a reader of a write-ahead log needs to write its index.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags)?;
-        db.pragma_update(None, "busy_timeout", BUSY_MS)?;
-        let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
-        let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if (application, version) == (APPLICATION_ID, VERSION) {
-            return Ok(Self { db });
+    /// [`InspectError`].
+    pub fn open(path: &Path) -> std::result::Result<Self, InspectError> {
+        let path = find(path, "read", |path| fs::File::open(path))?;
+        // Where nobody writes, SQLite need not make files beside it to keep others out. What a daemon that was killed
+        // left in its log must be read all the same.
+        let log = fs::symlink_metadata(with_suffix(&path, "-wal"));
+        let left = log.is_ok_and(|log| log.len() > 0);
+        let alone = !left && holder(&path).is_none();
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let db = if alone {
+            Connection::open_with_flags(uri(&path), flags | OpenFlags::SQLITE_OPEN_URI)?
+        } else {
+            Connection::open_with_flags(&path, flags)?
+        };
+        Self::new(db, path, alone)
+    }
+
+    /// Opens a spool that is there, to change the marks on its dead letters.
+    ///
+    /// # Errors
+    /// [`InspectError`].
+    pub fn open_to_change(path: &Path) -> std::result::Result<Self, InspectError> {
+        let write = |path: &Path| fs::OpenOptions::new().read(true).write(true).open(path);
+        let path = find(path, "change", write)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let db = Connection::open_with_flags(&path, flags)?;
+        Self::new(db, path, false)
+    }
+
+    fn new(db: Connection, path: PathBuf, alone: bool) -> std::result::Result<Self, InspectError> {
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version > VERSION {
+            return Err(InspectError::Refused(OpenError::Later { path, version }));
         }
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
-        Err(rusqlite::Error::SqliteFailure(code, Some("not a spool of this version".to_owned())))
+        Ok(Self { db, path, version, alone })
+    }
+
+    /// The version of its tables.
+    pub fn version(&self) -> i32 {
+        self.version
     }
 
     /// What is in it.
@@ -114,6 +210,10 @@ impl Inspector {
         let letters = "SELECT count(*), coalesce(sum(replay), 0) FROM dead_letter";
         info.dead_letters =
             transaction.query_row(letters, [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?))))?;
+        info.version = self.version;
+        let uuid =
+            || transaction.query_row("SELECT value FROM spool WHERE key = 'uuid'", [], |row| row.get(0));
+        info.uuid = if self.version > 1 { uuid().optional()? } else { None };
         info.ledger = store::read_ledger(&transaction)?;
         let pragma = |name: &str| -> Result<u64> {
             transaction.pragma_query_value(None, name, |row| row.get(0)).map(unsigned)
@@ -161,6 +261,11 @@ impl Inspector {
                 Err(error) => wrong.push(error.to_string()),
             }
         }
+        if self.version == VERSION
+            && let Err(error) = compare(&self.db, SCHEMA)
+        {
+            wrong.push(error.to_string());
+        }
         let mut rows: u64 = 0;
         let read = self.chunks::<rusqlite::Error>(|loaded| {
             let (meta, intact) = match loaded {
@@ -189,6 +294,9 @@ impl Inspector {
                 ledger.unaccounted()
             ));
         }
+        if !wrong.is_empty() && self.alone && holder(&self.path).is_some() {
+            return Ok(vec!["a daemon was started while it was read: check it again".to_owned()]);
+        }
         Ok(wrong)
     }
 
@@ -196,8 +304,11 @@ impl Inspector {
         &self,
         mut each: impl FnMut(Loaded) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let sql = "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk ORDER BY id";
-        let mut statement = self.db.prepare(sql)?;
+        let lane = if self.version > 1 { "lane" } else { "0" };
+        let sql = format!(
+            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, {lane} FROM chunk ORDER BY id"
+        );
+        let mut statement = self.db.prepare(&sql)?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
             each(store::loaded(row)?)?;
@@ -251,6 +362,72 @@ impl Inspector {
         let sql = format!("DELETE FROM dead_letter WHERE {}", Which::SQL);
         self.db.execute(&sql, params![which.reason, which.id])
     }
+}
+
+/// Gives the unused room in a spool's file back to the disk; the bytes of the file before and after. Only where no daemon
+/// has it.
+///
+/// # Errors
+/// [`InspectError`].
+pub fn compact(path: &Path) -> std::result::Result<(u64, u64), InspectError> {
+    let inspector = Inspector::open_to_change(path)?;
+    let path = &inspector.path;
+    let _lock = match lock(path) {
+        Err(OpenError::Held { holder, .. }) => return Err(InspectError::Held(holder)),
+        Err(OpenError::Io { error, .. }) => return Err(InspectError::Io(error)),
+        lock => lock.map_err(InspectError::Refused)?,
+    };
+    let bytes = || fs::symlink_metadata(path).map(|file| file.len()).map_err(InspectError::Io);
+    let before = bytes()?;
+    for pragma in ["PRAGMA incremental_vacuum", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+        let mut statement = inspector.db.prepare(pragma)?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+    }
+    Ok((before, bytes()?))
+}
+
+/// Where the spool lies, if it is one that this user may use in this way.
+fn find(
+    path: &Path,
+    what: &'static str,
+    try_it: impl FnOnce(&Path) -> io::Result<fs::File>,
+) -> std::result::Result<PathBuf, InspectError> {
+    let owner = |path: &Path| fs::metadata(path).map_or(0, |file| file.uid());
+    let failed = |path: &Path, error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => InspectError::Nothing,
+        io::ErrorKind::PermissionDenied => InspectError::Forbidden { what, owner: owner(path) },
+        _ => InspectError::Io(error),
+    };
+    // Whoever may read it may follow any link to it.
+    let path = fs::canonicalize(path).map_err(|error| failed(folder_of(path), error))?;
+    match look(&path) {
+        Ok(Whose::Ours(_)) => {}
+        Ok(Whose::Nobodys | Whose::OnlyTheLog) => return Err(InspectError::Nothing),
+        Ok(Whose::Anothers(what)) => {
+            return Err(InspectError::Refused(OpenError::NotOurs { path, what }));
+        }
+        Err(OpenError::Io { error, .. }) => return Err(failed(&path, error)),
+        Err(error) => return Err(InspectError::Refused(error)),
+    }
+    // SQLite would open what it may not write to for reading only, and say so at the first write.
+    drop(try_it(&path).map_err(|error| failed(&path, error))?);
+    Ok(path)
+}
+
+/// As SQLite takes a name with options behind it.
+fn uri(path: &Path) -> String {
+    use std::{fmt::Write, os::unix::ffi::OsStrExt};
+    let mut uri = "file:".to_owned();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(byte.into());
+        } else {
+            let _ = write!(uri, "%{byte:02x}");
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
 }
 
 impl Info {

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
-use super::Refused;
+use super::{
+    Refused,
+    open::{Amiss, Guard, Migrated, compare},
+};
 use crate::core::{
     chunk::{Chunk, Encoding},
     ledger::{ByReason, Ledger},
@@ -19,10 +22,10 @@ use crate::core::{
 pub const APPLICATION_ID: i32 = 0x4246_7764;
 
 /// The version of the tables.
-pub const VERSION: i32 = 1;
+pub const VERSION: i32 = 2;
 
 /// Chunks are 20 to 300 KB: larger pages mean fewer of them to chain.
-const PAGE_BYTES: i32 = 8_192;
+pub(super) const PAGE_BYTES: i32 = 8_192;
 
 /// SQLite's page cache. Chunks are read once, so there is nothing to keep.
 const CACHE_KIB: i32 = 1_024;
@@ -35,7 +38,7 @@ const CHECKPOINT_PAGES: i32 = 128;
 const WAL_BYTES_MAX: i64 = 1 << 20;
 
 /// How long a statement waits for the tools that read beside the daemon.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A file in which a chunk has a higher number is damaged: a chunk a nanosecond would take a century to get there.
 const ID_MAX: ChunkId = ChunkId::MAX / 2;
@@ -43,20 +46,46 @@ const ID_MAX: ChunkId = ChunkId::MAX / 2;
 /// Dead letters that are looked through for the last of each reason.
 const RECENT_MAX: u32 = 1_000;
 
-const SCHEMA: &str = "
+/// The lane of everything that is not told apart: that of the daemon's own tenant.
+pub const LANE_DEFAULT: LaneNumber = 0;
+
+/// The number of a lane in the file. It belongs to the lane's name and tenant for ever, never to the order of the
+/// configuration.
+pub type LaneNumber = u32;
+
+/// The tables as they are. A change here is a new version: see `open/migrate.rs`.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE spool (                               -- what is known of the file as a whole
+    key   TEXT PRIMARY KEY,                        -- 'uuid': made once, and never changed
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE lane (                                -- a destination with its tenant; a row is never changed or removed
+    id     INTEGER PRIMARY KEY,
+    name   TEXT NOT NULL,
+    tenant TEXT NOT NULL,                          -- '' in lane 0: whatever the daemon's tenant is
+    UNIQUE (name, tenant)
+);
+INSERT INTO lane (id, name, tenant) VALUES (0, 'default', '');
 CREATE TABLE chunk (
     id          INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+    lane        INTEGER NOT NULL DEFAULT 0,        -- lane.id: whose rows they are
     received_ms INTEGER NOT NULL,                  -- when its oldest row came, ms since 1970
-    state       INTEGER NOT NULL DEFAULT 0,        -- 0: waiting for an answer; 1: kept for 'acknowledged, unconfirmed'
+    state       INTEGER NOT NULL DEFAULT 0,        -- 0: waits to be sent; 1: acknowledged, waits to be read back
     encoding    INTEGER NOT NULL,                  -- 0: text; 1: raw deflate, ending on a full flush
     rows        INTEGER NOT NULL,
     raw_bytes   INTEGER NOT NULL,                  -- of the rows as text
     crc         INTEGER NOT NULL,                  -- CRC-32 of the rows as text
-    body_crc    INTEGER NOT NULL,                  -- CRC-32 of encoding, rows, raw_bytes, crc and body
+    body_crc    INTEGER NOT NULL,                  -- CRC-32 of encoding, rows, raw_bytes, crc, body, and lane if not 0
     body        BLOB NOT NULL
+);
+CREATE TABLE acknowledged (                        -- a chunk of state 1. Not in its row: a row that changes its length is
+    chunk    INTEGER PRIMARY KEY,                  -- chunk.id                  written again, with all of its body
+    acked_ms INTEGER NOT NULL,                     -- when Blueflood answered for it, ms since 1970
+    looks    INTEGER NOT NULL DEFAULT 0            -- how often it was looked for, and was not there
 );
 CREATE TABLE dead_letter (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    lane       INTEGER NOT NULL DEFAULT 0,         -- lane.id: whose row it is
     refused_ms INTEGER NOT NULL,                   -- when Blueflood refused it, ms since 1970
     payload    INTEGER NOT NULL,                   -- the first chunk of the payload it was sent in
     reason     TEXT NOT NULL,                      -- as counted in the ledger
@@ -66,10 +95,11 @@ CREATE TABLE dead_letter (
 );
 CREATE INDEX dead_letter_replay ON dead_letter (replay) WHERE replay = 1;
 CREATE TABLE ledger (
+    lane   INTEGER NOT NULL DEFAULT 0,             -- lane.id: whose datapoints they are
     place  TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
     n      INTEGER NOT NULL,
-    PRIMARY KEY (place, reason)
+    PRIMARY KEY (lane, place, reason)
 ) WITHOUT ROWID;
 ";
 
@@ -85,6 +115,8 @@ pub enum Sync {
 /// A spool's tables on one connection.
 pub struct Store {
     db: Connection,
+    guard: Option<Guard>,
+    migrated: Option<Migrated>,
 }
 
 /// A chunk as it came from the file.
@@ -99,16 +131,28 @@ impl Store {
     /// Sets a connection up, and makes the tables if the file is new.
     ///
     /// # Errors
-    /// SQLite's. A file of another program or of a later version is `SQLITE_CORRUPT`.
+    /// SQLite's. A file without our tables, or of another version, is `SQLITE_CORRUPT`.
     pub fn new(db: Connection, sync: Sync) -> Result<Self> {
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.pragma_update(None, "page_size", PAGE_BYTES)?;
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-        db.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
-        db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-        db.pragma_update(
+        let store = Self { db, guard: None, migrated: None };
+        // Before there is a log, so that the file itself says from the first moment whose it is.
+        if store.pragma::<i64>("schema_version")? == 0 {
+            store.make_tables()?;
+        }
+        let of = (store.pragma::<i32>("application_id")?, store.pragma::<i32>("user_version")?);
+        if of != (APPLICATION_ID, VERSION) {
+            let (application, version) = of;
+            return Err(damage(format!(
+                "not a spool of this version (application {application:#x}, version {version})"
+            )));
+        }
+        let _: String = store.db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        store.db.pragma_update(None, "journal_size_limit", WAL_BYTES_MAX)?;
+        store.db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        store.db.pragma_update(
             None,
             "synchronous",
             match sync {
@@ -116,25 +160,88 @@ impl Store {
                 Sync::Full => "FULL",
             },
         )?;
-        let store = Self { db };
-        let application: i32 = store.pragma("application_id")?;
-        let version: i32 = store.pragma("user_version")?;
-        match (application, version) {
-            (0, 0) if store.pragma::<i64>("schema_version")? == 0 => {
-                store.db.execute_batch("BEGIN IMMEDIATE")?;
-                store.db.execute_batch(SCHEMA)?;
-                store.db.pragma_update(None, "application_id", APPLICATION_ID)?;
-                store.db.pragma_update(None, "user_version", VERSION)?;
-                store.db.execute_batch("COMMIT")?;
-            }
-            (APPLICATION_ID, VERSION) => {}
-            _ => {
-                return Err(damage(format!(
-                    "not a spool of this version (application {application:#x}, version {version})"
-                )));
-            }
-        }
         Ok(store)
+    }
+
+    fn make_tables(&self) -> Result<()> {
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        self.db.execute_batch(SCHEMA)?;
+        name_the_spool(&self.db)?;
+        self.db.pragma_update(None, "application_id", APPLICATION_ID)?;
+        self.db.pragma_update(None, "user_version", VERSION)?;
+        self.db.execute_batch("COMMIT")
+    }
+
+    /// With what was seen when it was opened.
+    pub(super) fn guarded(mut self, guard: Option<Guard>, migrated: Option<Migrated>) -> Self {
+        (self.guard, self.migrated) = (guard, migrated);
+        self
+    }
+
+    /// What the file was until it was opened, if it was of an older version.
+    pub fn migrated(&self) -> Option<&Migrated> {
+        self.migrated.as_ref()
+    }
+
+    /// What the files of this spool were when it was opened; `None` in memory.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
+    /// Whether the file that is open is still the one that has the name, with its log and its lock, in a folder that can
+    /// be written. A few `stat`s: to be asked once a second.
+    ///
+    /// # Errors
+    /// What is amiss.
+    pub fn still_ours(&self) -> std::result::Result<(), Amiss> {
+        match &self.guard {
+            // An error of SQLite shows wherever it is used.
+            Some(guard) => guard.look(self.file_bytes().unwrap_or(0)),
+            None => Ok(()),
+        }
+    }
+
+    /// The name that this spool was given when it was made, which no other has.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn uuid(&self) -> Result<String> {
+        self.db.query_row("SELECT value FROM spool WHERE key = 'uuid'", [], |row| row.get(0))
+    }
+
+    /// Sets what is known of the file as a whole.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_of_spool(&self, key: &str, value: &str) -> Result<()> {
+        let sql = "INSERT INTO spool (key, value) VALUES (?1, ?2)
+                   ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        self.db.execute(sql, [key, value]).map(|_| ())
+    }
+
+    /// The number of the lane of this name and tenant, which is made if it is new.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn lane(&self, name: &str, tenant: &str) -> Result<LaneNumber> {
+        self.db.execute(
+            "INSERT INTO lane (name, tenant) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+            [name, tenant],
+        )?;
+        let sql = "SELECT id FROM lane WHERE name = ?1 AND tenant = ?2";
+        self.db.query_row(sql, [name, tenant], |row| row.get(0))
+    }
+
+    /// Takes a lane over from another file, under the number that it has there.
+    pub(super) fn copy_lane(&self, id: LaneNumber, name: &str, tenant: &str) -> Result<()> {
+        let sql = "INSERT OR IGNORE INTO lane (id, name, tenant) VALUES (?1, ?2, ?3)";
+        self.db.execute(sql, params![id, name, tenant]).map(|_| ())
+    }
+
+    /// Makes sure that a number belongs to a lane: where its name cannot be read any more, to one that is nobody's, for
+    /// its rows must not go to another's tenant.
+    pub(super) fn keep_lane(&self, id: LaneNumber) -> Result<()> {
+        self.copy_lane(id, &format!("unknown {id}"), "")
     }
 
     /// Whether the file is what its header says it is, as far as can be told without reading all of it.
@@ -142,11 +249,7 @@ impl Store {
     /// # Errors
     /// SQLite's; `SQLITE_CORRUPT` if the tables are not ours, or the ledger is not that of these chunks.
     pub fn check(&self) -> Result<()> {
-        let ours = Connection::open_in_memory()?;
-        ours.execute_batch(SCHEMA)?;
-        if tables(&self.db)? != tables(&ours)? {
-            return Err(damage("its tables are not those of a spool"));
-        }
+        compare(&self.db, SCHEMA)?;
         let rows: i64 =
             self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
         let ledger = self.ledger()?;
@@ -195,15 +298,23 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn insert(&self, id: ChunkId, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
+        self.insert_in(LANE_DEFAULT, id, chunk, received_ms)
+    }
+
+    /// The same, in a lane. Its rows are counted by the caller.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn insert_in(&self, lane: LaneNumber, id: ChunkId, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO chunk (id, received_ms, encoding, rows, raw_bytes, crc, body_crc, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO chunk (id, received_ms, encoding, rows, raw_bytes, crc, body_crc, body, lane)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         let encoding: u8 = match chunk.encoding {
             Encoding::Plain => 0,
             Encoding::Deflate => 1,
         };
-        let body_crc = body_crc(encoding, chunk.rows, chunk.raw_bytes, chunk.crc, &chunk.body);
+        let body_crc = body_crc(encoding, [chunk.rows, chunk.raw_bytes, chunk.crc], &chunk.body, lane);
         statement.execute(params![
             id,
             received_ms,
@@ -212,7 +323,8 @@ impl Store {
             chunk.raw_bytes,
             chunk.crc,
             body_crc,
-            &*chunk.body
+            &*chunk.body,
+            lane
         ])?;
         Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
     }
@@ -223,7 +335,7 @@ impl Store {
     /// SQLite's.
     pub fn load(&self, id: ChunkId) -> Result<Option<Loaded>> {
         let mut statement = self.db.prepare_cached(
-            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body FROM chunk WHERE id = ?1",
+            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, lane FROM chunk WHERE id = ?1",
         )?;
         statement.query_row([id], loaded).optional()
     }
@@ -448,7 +560,15 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn count(&self, place: &str, reason: &str, n: u64) -> Result<()> {
-        self.change(place, reason, i64::try_from(n).unwrap_or(i64::MAX))
+        self.count_in(LANE_DEFAULT, place, reason, n)
+    }
+
+    /// The same, of a lane.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn count_in(&self, lane: LaneNumber, place: &str, reason: &str, n: u64) -> Result<()> {
+        self.change(lane, place, reason, i64::try_from(n).unwrap_or(i64::MAX))
     }
 
     /// Takes from a count of the ledger.
@@ -456,18 +576,19 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn uncount(&self, place: &str, reason: &str, n: u64) -> Result<()> {
-        self.change(place, reason, i64::try_from(n).unwrap_or(i64::MAX).saturating_neg())
+        self.change(LANE_DEFAULT, place, reason, i64::try_from(n).unwrap_or(i64::MAX).saturating_neg())
     }
 
-    fn change(&self, place: &str, reason: &str, n: i64) -> Result<()> {
+    /// Adds to a count of a lane's ledger, or takes from it.
+    fn change(&self, lane: LaneNumber, place: &str, reason: &str, n: i64) -> Result<()> {
         if n == 0 {
             return Ok(());
         }
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO ledger (place, reason, n) VALUES (?1, ?2, ?3)
-             ON CONFLICT (place, reason) DO UPDATE SET n = n + excluded.n",
+            "INSERT INTO ledger (place, reason, n, lane) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (lane, place, reason) DO UPDATE SET n = n + excluded.n",
         )?;
-        statement.execute(params![place, reason, n]).map(|_| ())
+        statement.execute(params![place, reason, n, lane]).map(|_| ())
     }
 
     /// Adds by reason.
@@ -517,6 +638,9 @@ impl Store {
         let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({max})"))?;
         let mut rows = statement.query([])?;
         while rows.next()?.is_some() {}
+        if let Some(guard) = &self.guard {
+            guard.may_shrink_to(self.file_bytes()?);
+        }
         Ok(())
     }
 
@@ -539,15 +663,36 @@ impl Store {
     }
 }
 
-/// What the columns of a chunk are checked by.
-fn body_crc(encoding: u8, rows: u32, raw_bytes: u32, crc: u32, body: &[u8]) -> u32 {
+/// What the columns of a chunk are checked by. Lane 0 is left out, as in version 1, which knew no other.
+fn body_crc(encoding: u8, numbers: [u32; 3], body: &[u8], lane: LaneNumber) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&[encoding]);
-    for number in [rows, raw_bytes, crc] {
+    for number in numbers {
         hasher.update(&number.to_le_bytes());
     }
     hasher.update(body);
+    if lane != LANE_DEFAULT {
+        hasher.update(&lane.to_le_bytes());
+    }
     hasher.finalize()
+}
+
+/// Gives a new spool, or one that had none, its name.
+pub(super) fn name_the_spool(db: &Connection) -> Result<()> {
+    // SQLite's own random bytes, which it seeds from the system.
+    let bytes: Vec<u8> = db.query_row("SELECT randomblob(16)", [], |row| row.get(0))?;
+    let mut uuid = String::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        // As RFC 9562 marks random ones: version 4.
+        let byte = match at {
+            6 => byte & 0x0f | 0x40,
+            8 => byte & 0x3f | 0x80,
+            _ => *byte,
+        };
+        let dash = if [4, 6, 8, 10].contains(&at) { "-" } else { "" };
+        uuid.push_str(&format!("{dash}{byte:02x}"));
+    }
+    db.execute("INSERT OR IGNORE INTO spool (key, value) VALUES ('uuid', ?1)", [uuid]).map(|_| ())
 }
 
 /// What SQLite would say of a file that is damaged where it does not look itself.
@@ -559,17 +704,12 @@ fn failure(code: i32, text: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text))
 }
 
-/// The tables and indexes, as they were made.
-fn tables(db: &Connection) -> Result<Vec<(String, Option<String>)>> {
-    let sql = "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%' ORDER BY name";
-    db.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
-}
-
 fn meta(row: &rusqlite::Row<'_>) -> Result<Meta> {
     Ok(Meta { id: row.get(0)?, rows: row.get(1)?, raw_bytes: row.get(2)? })
 }
 
-/// Reads the columns `id, rows, raw_bytes, encoding, crc, body_crc, body`.
+/// Reads the columns `id, rows, raw_bytes, encoding, crc, body_crc, body, lane`; the last may be left out where there
+/// is only lane 0.
 pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
     let meta = meta(row)?;
     let (encoding, crc, body_crc): (i64, u32, u32) = (row.get(3)?, row.get(4)?, row.get(5)?);
@@ -579,7 +719,11 @@ pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
         1 => (1, Encoding::Deflate),
         _ => return Ok(Loaded::Damaged(meta)),
     };
-    if self::body_crc(kind, meta.rows, meta.raw_bytes, crc, &body) != body_crc {
+    let lane: LaneNumber = match row.get(7) {
+        Err(rusqlite::Error::InvalidColumnIndex(_)) => LANE_DEFAULT,
+        lane => lane?,
+    };
+    if self::body_crc(kind, [meta.rows, meta.raw_bytes, crc], &body, lane) != body_crc {
         return Ok(Loaded::Damaged(meta));
     }
     Ok(Loaded::Intact(
@@ -588,7 +732,7 @@ pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
     ))
 }
 
-/// The ledger in the tables of any connection.
+/// The ledger in the tables of any connection and any version, all lanes together.
 ///
 /// # Errors
 /// SQLite's.
@@ -599,19 +743,27 @@ pub fn read_ledger(db: &Connection) -> Result<Ledger> {
     while let Some(row) = rows.next()? {
         let (place, reason): (String, String) = (row.get(0)?, row.get(1)?);
         let n = u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0);
-        match place.as_str() {
-            "received" => ledger.received = n,
-            "spooled" => ledger.spooled = n,
-            "delivered" => ledger.delivered = n,
-            "unconfirmed" => ledger.unconfirmed = n,
-            "names_replaced" => ledger.names_replaced = n,
-            "dead_letters_discarded" => ledger.dead_letters_discarded = n,
-            "skipped" => drop(ledger.skipped.insert(reason, n)),
-            "refused" => drop(ledger.refused.insert(reason, n)),
-            "dropped" => drop(ledger.dropped.insert(reason, n)),
-            "malformed" => drop(ledger.malformed.insert(reason, n)),
-            _ => {}
-        }
+        let by_reason = match place.as_str() {
+            "skipped" => &mut ledger.skipped,
+            "refused" => &mut ledger.refused,
+            "dropped" => &mut ledger.dropped,
+            "malformed" => &mut ledger.malformed,
+            _ => {
+                let count = match place.as_str() {
+                    "received" => &mut ledger.received,
+                    "spooled" => &mut ledger.spooled,
+                    "delivered" => &mut ledger.delivered,
+                    "unconfirmed" => &mut ledger.unconfirmed,
+                    "names_replaced" => &mut ledger.names_replaced,
+                    "dead_letters_discarded" => &mut ledger.dead_letters_discarded,
+                    _ => continue,
+                };
+                *count = count.saturating_add(n);
+                continue;
+            }
+        };
+        let count = by_reason.entry(reason).or_default();
+        *count = count.saturating_add(n);
     }
     Ok(ledger)
 }

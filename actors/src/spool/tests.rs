@@ -21,9 +21,13 @@ use crate::core::{
 };
 
 mod damage;
+mod guard;
 mod held;
 mod leases;
 mod policies;
+mod room;
+mod versions;
+mod whose;
 
 /// A spool in a folder of its own, with all that it said.
 struct World {

