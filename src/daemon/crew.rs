@@ -297,7 +297,6 @@ impl Crew {
     /// Accept no more, read what the sockets hold, seal, deliver for a while, leave the rest in the spool.
     pub(super) async fn stop(self, settings: &Settings) -> ExitCode {
         let log = self.ground.log;
-        let deadline = Instant::now() + settings.shutdown_timeout;
         self.stop.send_replace(true);
         for running in &self.listeners {
             running.stop.send_replace(true);
@@ -321,9 +320,8 @@ impl Crew {
         if timeout(STORE_TIMEOUT, seal.ask(|| collector::Drain)).await.is_err() {
             warn!(log, "the spool did not take everything in time");
         }
-        let time_left = deadline.saturating_duration_since(Instant::now());
-        let deliver = self.forwarder.link();
-        if deliver.ask(|| forwarder::Drain(time_left)).await.is_err() {
+        let (deliver, time) = (self.forwarder.link(), settings.shutdown_timeout);
+        if deliver.ask(|| forwarder::Drain(time)).await.is_err() {
             warn!(log, "nothing more can be delivered: the forwarder is gone");
         }
         self.collector.let_go();

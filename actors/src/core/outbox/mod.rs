@@ -56,6 +56,8 @@ struct Parcel {
     not_before: Now,
     /// How often it was answered with 202.
     unconfirmed: u32,
+    /// How often it was answered with a 207 that does not say which rows are refused.
+    unexplained: u32,
     /// Whether this try already asked for a new token.
     renewed: bool,
     /// Whether its last failure may come of its size.
@@ -76,6 +78,7 @@ impl Parcel {
             sent_at: now,
             not_before: now,
             unconfirmed: 0,
+            unexplained: 0,
             renewed: false,
             may_be_size: false,
             root: None,
@@ -480,7 +483,8 @@ impl Outbox {
     }
 
     fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
-        if parcel.tries > 0 || parcel.unconfirmed > 0 {
+        // A probe is a second try too: what failed before it was given back.
+        if parcel.tries > 0 || parcel.unconfirmed > 0 || parcel.unexplained > 0 || !self.gate.is_open() {
             self.retries = self.retries.saturating_add(1);
         }
         parcel.sent_at = turn.now;
@@ -502,8 +506,10 @@ impl Outbox {
     }
 
     fn wait_no_longer(&mut self, now: Now) {
-        for parcel in
-            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0)
+        for parcel in self
+            .aside
+            .values_mut()
+            .filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0 && parcel.unexplained == 0)
         {
             parcel.not_before = parcel.not_before.min(now);
         }
