@@ -440,14 +440,18 @@ impl Outbox {
         true
     }
 
+    /// Whether no ordinary payload has passed of late.
+    fn is_quiet(&self, now: Now) -> bool {
+        self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET)
+    }
+
     fn may_try_apart(&self, now: Now) -> bool {
-        let quiet = self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET);
         let one_is_tried = self.parcels().any(|parcel| parcel.apart.is_some());
         self.gate.is_open()
             && !self.draining
             && !one_is_tried
             && now >= self.apart_at
-            && (self.apart_saved >= 1.0 || quiet)
+            && (self.apart_saved >= 1.0 || self.is_quiet(now))
     }
 
     fn parcels(&self) -> impl Iterator<Item = &Parcel> {
@@ -559,7 +563,11 @@ impl Outbox {
         if !self.trials.is_empty() || self.busy() > 0 {
             return false;
         }
-        let waits = |parcel: &Parcel| parcel.wants_trial() && parcel.not_before <= turn.now;
+        // What is kept apart has time: as long as others flow, they tell of Blueflood.
+        let quiet = self.is_quiet(turn.now);
+        let waits = |parcel: &Parcel| {
+            parcel.wants_trial() && parcel.not_before <= turn.now && (quiet || parcel.apart.is_none())
+        };
         let found = self.aside.iter().find(|(_, parcel)| waits(parcel));
         let Some((id, tellable)) =
             found.map(|(&id, parcel)| (id, parcel.rows() > 1 && parcel.apart.is_none()))
