@@ -216,8 +216,13 @@ impl Gate {
         }
         let again = self.setback_at.replace(now).is_some();
         self.setbacks = self.setbacks.saturating_add(1);
-        self.slow_down();
-        if matches!(failure.touch, Touch::RateLimit | Touch::Unavailable) {
+        let congested = matches!(failure.touch, Touch::RateLimit | Touch::Unavailable);
+        // At a pace one failure among passes is what is expected: fewer at once would only waste what there is.
+        if again || !(congested && self.is_paced()) {
+            self.slow_down();
+        }
+        // While it is closed nobody is there, which says nothing of how many requests are too many.
+        if congested && self.is_open() {
             self.pace.congested(now, again, self.usual_latency);
         }
         let closes = failure.touch == Touch::Endpoint
@@ -296,7 +301,7 @@ const NO_HELP_FOR: Duration = Duration::from_secs(60);
 const OCTAVES: usize = 16;
 
 /// Answers in an octave that say something.
-const ANSWERS_MIN: f64 = 8.0;
+const ANSWERS_MIN: f64 = 16.0;
 
 /// How fast POSTs leave while Blueflood takes fewer than we have. A failure lowers the rate by a seventh, and more when it
 /// comes again; each pass raises it by a twentieth. So about one POST in five fails, whatever the capacity is.
@@ -399,7 +404,7 @@ impl Pace {
             (all >= ANSWERS_MIN && passes >= 2.0).then(|| passes / all)
         };
         match (share(here), share(here.saturating_add(2)).or_else(|| share(here.saturating_add(3)))) {
-            (Some(slow), Some(fast)) => slow < 1.8 * fast,
+            (Some(slow), Some(fast)) => slow < 1.3 * fast,
             _ => false,
         }
     }

@@ -188,6 +188,7 @@ pub struct Outbox {
     tried: u64,
     misconfigured: Option<String>,
     draining: bool,
+    halted: bool,
 }
 
 impl Outbox {
@@ -216,6 +217,7 @@ impl Outbox {
             tried: 0,
             misconfigured: None,
             draining: false,
+            halted: false,
         }
     }
 
@@ -265,6 +267,7 @@ impl Outbox {
                 self.trials.remove(&parcel);
             }
             Event::Drain => (self.draining, self.may_be_due) = (true, true),
+            Event::Halt => self.halted = true,
             Event::Mended => {
                 self.gate.mended(now);
                 self.wait_no_longer(now);
@@ -302,7 +305,7 @@ impl Outbox {
             && !self.waiting.any
             && !self.may_be_due
             && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
-        !busy && (nothing_left || (keeps && !self.gate.is_open()))
+        !busy && (self.halted || nothing_left || (keeps && !self.gate.is_open()))
     }
 
     /// Whether it asks the spool for something that is not answered yet.
@@ -311,7 +314,8 @@ impl Outbox {
     }
 
     /// What it looks like from outside.
-    pub fn status(&self) -> Status {
+    pub fn status(&self, now: Now) -> Status {
+        let nothing_aside_is_due = self.aside.values().all(|parcel| parcel.not_before > now);
         Status {
             in_flight: self.busy(),
             concurrency: u32::try_from(self.gate.slots_when_open()).unwrap_or(u32::MAX),
@@ -322,8 +326,10 @@ impl Outbox {
             misconfigured: self.misconfigured.clone(),
             payload_bytes_max: self.payload_bytes_max(),
             has_free_slot: self.gate.is_open()
+                && !self.gate.is_paced()
                 && self.busy() < self.gate.slots_when_open()
-                && self.settling.len() < SETTLING_MAX,
+                && self.settling.len() < SETTLING_MAX
+                && nothing_aside_is_due,
         }
     }
 
@@ -373,6 +379,9 @@ impl Outbox {
                 self.aside.iter().max_by(|(_, a), (_, b)| a.evidence.doubt().total_cmp(&b.evidence.doubt()));
             let Some(id) = mildest.map(|(&id, _)| id) else { break };
             self.aside.remove(&id);
+        }
+        if self.halted {
+            return;
         }
         if self.examination.is_some() {
             self.examine(turn);
