@@ -270,8 +270,8 @@ impl Forwarder {
 
     fn lease(&mut self, ask: Ask, ctx: &mut Context<Self>) {
         let spool = self.spool.clone();
-        let granted = async move { spool.lease(ask).await };
-        ctx.spawn(granted.into_actor(self).map(|granted, forwarder, ctx| {
+        let (granted, asked) = (async move { spool.lease(ask).await }, ask.payloads);
+        ctx.spawn(granted.into_actor(self).map(move |granted, forwarder, ctx| {
             faults::point("forwarder.leased");
             let event = match granted {
                 Ok(Granted { payloads, waiting }) => {
@@ -280,12 +280,12 @@ impl Forwarder {
                         forwarder.bodies.extend(leases.iter().map(|lease| lease.meta.id).zip(chunks));
                         leased.push(Leased { chunks: leases, apart });
                     }
-                    Event::Leased { payloads: leased, waiting }
+                    Event::Leased { asked, payloads: leased, waiting }
                 }
                 Err(_) => {
                     // The disk is to blame, and says so itself: what is due waits for it.
                     forwarder.free_since = None;
-                    Event::NotLeased
+                    Event::NotLeased { asked }
                 }
             };
             forwarder.event(event, ctx);

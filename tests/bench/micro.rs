@@ -145,14 +145,15 @@ fn outbox(c: &mut Criterion) {
             while let Some(event) = events.pop() {
                 for action in outbox.apply(event, now, 0.5) {
                     events.extend(match action {
-                        Action::Lease { bounds, due, .. } => {
+                        Action::Lease { payloads: asked, bounds, due, .. } => {
                             let leased: Vec<_> = queue.next(bounds, due);
                             let chunks: Vec<_> = leased.into_iter().map(|meta| queue.lease(meta)).collect();
                             let payloads = match chunks.is_empty() {
                                 true => Vec::new(),
                                 false => vec![Leased { chunks, apart: None }],
                             };
-                            Some(Event::Leased { payloads, waiting: queue.waiting(bounds, due) })
+                            let waiting = queue.waiting(bounds, due);
+                            Some(Event::Leased { asked, payloads, waiting })
                         }
                         Action::Send { parcel, .. } => {
                             Some(Event::Answered { parcel, verdict: Verdict::Stored, took })

@@ -273,7 +273,7 @@ impl Worker {
                 }
                 Request::Lease(ask, reply) => {
                     self.settle_all(&mut settles);
-                    self.append_waiting();
+                    // Not after the batches that came with it: Blueflood must not wait until they are sealed and written.
                     let _ = reply.send(self.grant(&ask));
                 }
                 Request::Load(chunks, reply) => {

@@ -415,12 +415,12 @@ impl Outbox {
     }
 
     fn ask_for_another(&mut self, turn: &mut Turn) {
-        if self.asking || !self.waiting.any || self.busy() > 0 {
+        if self.asked > 0 || !self.waiting.any || self.busy() > 0 {
             return;
         }
         let bounds = self.bounds();
         turn.actions.push(Action::Lease { payloads: 1, bounds, due: super::Due::Flushed, apart: false });
-        self.asking = true;
+        self.asked = 1;
     }
 
     pub(super) fn learn_limit(&mut self, bytes: usize, by_silence: bool, turn: &mut Turn) {

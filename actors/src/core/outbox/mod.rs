@@ -5,8 +5,8 @@
 //!   drops, and then it waits in the spool again.
 //! - A *parcel* is a payload that was leased and is not settled: in flight, being settled, or set aside because its failure
 //!   may be its own fault. Its chunks stay together until it is halved.
-//! - The [`gate`] stands before the endpoint: it learns from each answer how much Blueflood bears.
-//! - The [`evidence`] against a parcel grows only with failures *while others pass*. With enough of it the parcel is
+//! - The gate (`gate.rs`) stands before the endpoint: it learns from each answer how much Blueflood bears.
+//! - The evidence (`evidence.rs`) against a parcel grows only with failures *while others pass*. With enough of it the parcel is
 //!   halved, until the rows that alone cause it are found.
 //! - A *trial* is a POST of a few rows. While nothing passes it tells a Blueflood that is away from a row that stands in
 //!   every payload.
@@ -167,10 +167,12 @@ pub struct Outbox {
     roots: BTreeMap<ParcelId, Root>,
     last_id: ParcelId,
 
-    /// A lease was asked for, and is not answered.
-    asking: bool,
+    /// Payloads that were asked for, in requests that are not answered.
+    asked: usize,
     /// Whether asking may be worth it: nobody has said that nothing is due.
     may_be_due: bool,
+    /// Somebody said that something may be due, since the spool was asked last.
+    poked: bool,
     /// What the spool said last.
     waiting: Waiting,
     /// What is examined while the gate is closed.
@@ -204,8 +206,9 @@ impl Outbox {
             aside: BTreeMap::new(),
             roots: BTreeMap::new(),
             last_id: 0,
-            asking: false,
+            asked: 0,
             may_be_due: true,
+            poked: false,
             waiting: Waiting::default(),
             examination: None,
             recent: evidence::Recent::default(),
@@ -225,9 +228,14 @@ impl Outbox {
     pub fn apply(&mut self, event: Event, now: Now, random: f64) -> Vec<Action> {
         let mut turn = Turn { now, random, actions: Vec::new() };
         match event {
-            Event::Poke => self.may_be_due = true,
-            Event::Leased { payloads, waiting } => self.leased(payloads, waiting, &mut turn),
-            Event::NotLeased => (self.asking, self.may_be_due) = (false, false),
+            Event::Poke => (self.may_be_due, self.poked) = (true, true),
+            Event::Leased { asked, payloads, waiting } => {
+                self.asked = self.asked.saturating_sub(asked);
+                self.leased(payloads, waiting, &mut turn);
+            }
+            Event::NotLeased { asked } => {
+                (self.asked, self.may_be_due) = (self.asked.saturating_sub(asked), false);
+            }
             Event::Answered { parcel: id, verdict, took } => {
                 if let Some(parcel) = self.in_flight.remove(&id) {
                     self.answered(id, parcel, verdict, took, &mut turn);
@@ -301,7 +309,7 @@ impl Outbox {
     pub fn is_drained(&self, keeps: bool) -> bool {
         let busy = !self.in_flight.is_empty() || !self.trials.is_empty() || !self.settling.is_empty();
         let hopeless = |parcel: &Parcel| parcel.tries >= 3 || parcel.root.is_some() || parcel.apart.is_some();
-        let nothing_left = !self.asking
+        let nothing_left = self.asked == 0
             && !self.waiting.any
             && !self.may_be_due
             && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
@@ -310,7 +318,7 @@ impl Outbox {
 
     /// Whether it asks the spool for something that is not answered yet.
     pub fn is_asking(&self) -> bool {
-        self.asking
+        self.asked > 0
     }
 
     /// What it looks like from outside.
@@ -427,25 +435,26 @@ impl Outbox {
         }
     }
 
-    /// Asks the spool for as many payloads as there are free slots. True if that is under way.
+    /// Asks the spool for as many payloads as there are free slots. True if that is under way for each of them.
     fn ask(&mut self, turn: &mut Turn) -> bool {
-        if self.asking {
+        let free = self.gate.slots(turn.now).saturating_sub(self.busy());
+        // Closed, or at a pace, each leaves in its own time.
+        let free = if self.gate.is_open() && !self.gate.is_paced() { free } else { free.min(1) };
+        if self.asked >= free {
             return true;
         }
-        let (bounds, due) = (self.bounds(), if self.draining { Due::All } else { Due::Flushed });
-        let apart = self.waiting.apart && self.may_try_apart(turn.now);
+        let apart = self.asked == 0 && self.waiting.apart && self.may_try_apart(turn.now);
         if !self.may_be_due && !apart {
-            return false;
+            return self.asked > 0;
         }
-        let free = self.gate.slots(turn.now).saturating_sub(self.busy());
-        // At a pace, each leaves in its own time.
-        let payloads = if apart || self.gate.is_paced() { 1 } else { free };
+        let (bounds, due) = (self.bounds(), if self.draining { Due::All } else { Due::Flushed });
+        let payloads = if apart { 1 } else { free.saturating_sub(self.asked) };
         if apart {
             self.apart_saved = (self.apart_saved - 1.0).max(0.0);
             self.apart_at = turn.now.saturating_add(APART_PAUSE);
         }
         turn.actions.push(Action::Lease { payloads, bounds, due, apart });
-        self.asking = true;
+        (self.asked, self.poked) = (self.asked.saturating_add(payloads), false);
         true
     }
 
@@ -469,9 +478,8 @@ impl Outbox {
     }
 
     fn leased(&mut self, payloads: Vec<Leased>, waiting: Waiting, turn: &mut Turn) {
-        self.asking = false;
         self.waiting = waiting;
-        self.may_be_due = waiting.due;
+        self.may_be_due = waiting.due || self.poked;
         for Leased { chunks, apart } in payloads {
             let (id, parcel) = (self.new_id(), Parcel::new(chunks, apart, turn.now));
             if self.examination.is_none() && self.gate.wants_trial() && parcel.rows() > 1 {

@@ -253,7 +253,7 @@ impl<'a> World<'a> {
             let chunks = whole.into_iter().map(|meta| self.queue.lease(meta)).collect();
             leased.push(Leased { chunks, apart: proven });
         }
-        Event::Leased { payloads: leased, waiting: self.queue.waiting(bounds, due) }
+        Event::Leased { asked: payloads, payloads: leased, waiting: self.queue.waiting(bounds, due) }
     }
 
     /// What becomes of rows: a model of its own.

@@ -48,13 +48,18 @@ pub enum Event {
     Poke,
     /// What [`Action::Lease`] asked for, and what still waits.
     Leased {
+        /// For how many was asked.
+        asked: usize,
         /// The payloads; fewer than were asked for if no more is due.
         payloads: Vec<Leased>,
         /// What waits behind them.
         waiting: Waiting,
     },
     /// The spool could not be read: it is asked again at the next tick.
-    NotLeased,
+    NotLeased {
+        /// For how many payloads was asked.
+        asked: usize,
+    },
     /// A POST came to an end.
     Answered {
         /// Which parcel, or which trial.
