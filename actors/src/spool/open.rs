@@ -22,7 +22,7 @@ use self::whose::{Found, open as open_regular};
 pub use self::{
     guard::{Amiss, Guard},
     migrate::Migrated,
-    rescue::{Rescued, rescue},
+    rescue::{Rescued, rescue, start_anew},
     salvage::{Known, Salvage, set_aside},
 };
 use super::store::{Store, Sync, VERSION};

@@ -144,7 +144,6 @@ pub(super) struct FullDisk {
     reserve_bytes: u64,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the policy for a full disk will ask"))]
 impl FullDisk {
     /// The disk is full, the file has this size, and the reserve was given up.
     pub(super) fn new(file_bytes: u64, reserve: &Reserve) -> Self {
