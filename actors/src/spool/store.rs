@@ -669,15 +669,15 @@ impl Store {
         Ok(pages.saturating_mul(bytes))
     }
 
-    /// Gives unused pages back to the file system, all but `keep` and at most `max` at once.
+    /// Gives unused pages back to the file system, all but `keep` and at most `max` at once; false if there was none.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn give_back(&self, keep: u32, max: u32) -> Result<()> {
+    pub fn give_back(&self, keep: u32, max: u32) -> Result<bool> {
         let (_, free, _) = self.pages()?;
         let max = free.saturating_sub(keep.into()).min(max.into());
         if max == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({max})"))?;
         let mut rows = statement.query([])?;
@@ -685,7 +685,7 @@ impl Store {
         if let Some(guard) = &self.guard {
             guard.may_shrink_to(self.file_bytes()?);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Pages of the file, those of them that are unused, and the bytes of one.

@@ -128,6 +128,11 @@ impl Guard {
         self.lock.set(lock.metadata().ok().as_ref().map(identity));
     }
 
+    /// How long the file is on its disk, whatever SQLite has cut off it since its last checkpoint.
+    pub(in crate::spool) fn file_bytes(&self) -> Option<u64> {
+        fs::symlink_metadata(&self.path).ok().map(|file| file.len())
+    }
+
     /// How long the log is.
     pub(in crate::spool) fn log_bytes(&self) -> Option<u64> {
         fs::symlink_metadata(with_suffix(&self.path, "-wal")).ok().map(|log| log.len())

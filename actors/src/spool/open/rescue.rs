@@ -12,8 +12,8 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    FOLDER_MODE, Guard, Known, OpenError, Salvage, connect, look, make, remove, remove_one, salvage,
-    whose::folder_of, with_suffix,
+    FOLDER_MODE, Guard, Known, OpenError, Salvage, connect, look, look_alone, make, remove, remove_one,
+    salvage, whose::folder_of, with_suffix,
 };
 use crate::spool::store::{Store, Sync};
 
@@ -91,7 +91,12 @@ fn put(
     // Before anything is written: what has the name now may be another's. Our own file is not opened, see `look`.
     let another = !guard.has_its_name() && fs::symlink_metadata(path).is_ok();
     if another {
-        look(path)?;
+        // The log may still be ours, and says nothing of that file.
+        if guard.has_its_log() {
+            look_alone(path)?
+        } else {
+            look(path)?
+        };
     }
     let copy = with_suffix(path, RESCUED);
     if let Err(error) = write(&copy) {

@@ -24,12 +24,28 @@ impl Worker {
     }
 
     pub(super) fn look_for_room_on_disk(&mut self) {
+        if self.full.is_some() {
+            self.cut_log_for_reserve();
+        }
         if self.full.is_some() && self.reserve.as_ref().is_some_and(|reserve| reserve.take(true)) {
             self.full = None;
             self.disk_said.pauses();
         }
         if self.disk_said.is_over() {
             (self.say)(Notice::DiskFree);
+        }
+    }
+
+    /// Cuts the log, and with it the file, where their room is all that the reserve lacks, as on a small disk.
+    fn cut_log_for_reserve(&self) {
+        let (Some(reserve), Some(guard)) = (&self.reserve, self.store.guard()) else { return };
+        let Some(free) = reserve.disk_free_bytes() else { return };
+        let unused =
+            guard.file_bytes().unwrap_or(0).saturating_sub(self.store.file_bytes().unwrap_or(u64::MAX));
+        let after = free.saturating_add(unused).saturating_add(guard.log_bytes().unwrap_or(0));
+        if free < reserve.ample_bytes() && after >= reserve.ample_bytes() {
+            // An error shows in the requests too.
+            let _ = self.store.checkpoint();
         }
     }
 
@@ -61,10 +77,30 @@ impl Worker {
         cap.map_or(bytes_max, |(cap, _)| cap.min(bytes_max))
     }
 
-    /// Unused pages that are not given back: the next chunks take them.
-    pub(super) fn pages_kept(&self) -> u32 {
-        let Some(full) = &self.full else { return GIVE_BACK_PAGES };
-        u32::try_from(full.keep_bytes() / u64::from(store::PAGE_BYTES.unsigned_abs())).unwrap_or(u32::MAX)
+    /// Gives unused pages back to the disk. Some are kept: the next chunks take them.
+    pub(super) fn give_back(&mut self) {
+        let (Some(full), Some(reserve)) = (&self.full, &self.reserve) else {
+            // An error shows in the requests too.
+            let _ = self.store.give_back(GIVE_BACK_PAGES, GIVE_BACK_PAGES);
+            return;
+        };
+        let pages = |bytes: u64| {
+            u32::try_from(bytes / u64::from(store::PAGE_BYTES.unsigned_abs())).unwrap_or(u32::MAX)
+        };
+        // Pages that are in use move to where the others were, through the log, and that must not outgrow the reserve.
+        let (keep, step) = (pages(full.keep_bytes()), pages(reserve.bytes() / 16).clamp(1, GIVE_BACK_PAGES));
+        for _ in 0..GIVE_BACK_PAGES / step {
+            match self.store.give_back(keep, step) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    if matches!(self.failed(&error), SpoolError::DiskFull(_)) {
+                        self.disk_is_full();
+                    }
+                    return;
+                }
+            }
+        }
     }
 
     /// Bytes of batches in one transaction, before compression, beyond its first batch: what the reserve has room for.

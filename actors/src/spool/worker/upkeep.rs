@@ -26,7 +26,7 @@ impl Worker {
         }
         self.say_if_unblocked();
         if self.watch.shut.is_none() {
-            let _ = self.store.give_back(self.pages_kept(), GIVE_BACK_PAGES);
+            self.give_back();
             self.look_at_log();
             if Instant::now() >= self.audit_at {
                 self.audit();
