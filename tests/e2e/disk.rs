@@ -220,6 +220,93 @@ fn a_backlog_on_a_full_disk_stays_while_chunks_keep_coming_and_grows_again_with_
     assert_eq!(daemon.stop().code, Some(0));
 }
 
+/// Another program that takes whatever room there is, as soon as there is some; in the end it is all given back.
+fn hog(folder: &Path, done: &std::sync::atomic::AtomicBool) {
+    let path = folder.join("hog");
+    let mut file = std::fs::File::create(&path).unwrap();
+    let block = vec![7; 16 << 10];
+    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+        if std::io::Write::write_all(&mut file, &block).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn a_program_that_takes_all_that_is_given_back_leaves_the_backlog_where_it_was() {
+    each(&["drop-oldest", "block"], |&policy| {
+        let world = World::new();
+        let Some(disk) = SmallDisk::over(&world, 24) else { return };
+        world.answers("503x*");
+        let daemon = world.daemon(&["--spool_full", policy]);
+        let mut sent = 0;
+        for _ in 0..125 {
+            daemon.send(bulky("bulk", 200));
+            sent += 200;
+            daemon.expect_received(sent);
+        }
+        daemon.expect("all in the file", |stats| stats["datapoints"]["in_spool"] == 25_000);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| hog(&disk.0, &done));
+            let since = uptime(&daemon.stats());
+            while uptime(&daemon.stats()) < since + 8 {
+                let buffered = daemon.count("buffered");
+                assert!(buffered >= 22_500, "{policy}: 25000 fell to {buffered}: {:#}", daemon.stats());
+                // No more than TCP takes: with `block` nothing is read.
+                if sent < (if policy == "block" { 28_000 } else { 40_000 }) {
+                    daemon.send(bulky("more", 200));
+                    sent += 200;
+                }
+            }
+            assert_eq!(daemon.stats()["spool"]["disk_full"], true);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        daemon.expect("free", |stats| stats["spool"]["disk_full"] == false);
+        world.answers("");
+        daemon.expect_settled(sent);
+        let dropped = daemon.count("dropped");
+        assert_eq!(daemon.count("delivered") + dropped, sent);
+        assert!(policy == "drop-oldest" || dropped == 0);
+        assert_eq!(
+            (daemon.times_said(FULL), daemon.times_said(BLOCKED) <= 1),
+            (1, true),
+            "{:#?}",
+            daemon.log()
+        );
+        assert_eq!(daemon.stop().code, Some(0));
+    });
+}
+
+/// What is in hand when the daemon stops has nowhere else to go: it takes what was the reserve.
+#[test]
+fn a_stop_on_a_full_disk_keeps_what_is_in_hand_in_the_room_that_was_kept_for_it() {
+    let world = World::new();
+    let Some(disk) = SmallDisk::over(&world, 32) else { return };
+    world.answers("503x*");
+    let daemon = world.daemon(&["--spool_full", "block", "--shutdown_timeout", "1"]);
+    send_bulk(&daemon, 3);
+    daemon.expect("all in the file", |stats| stats["datapoints"]["in_spool"] == 6_000);
+    let filler = disk.fill();
+    let mut sent = 6_000;
+    let blocked = |stats: &serde_json::Value| !stats["spool"]["blocked"].is_null();
+    while !blocked(&daemon.stats()) {
+        daemon.send(bulky("more", 200));
+        sent += 200;
+        // A few hundred KiB are in hand, and not all that a test can send.
+        daemon.expect("stored or blocked", |stats| stats["datapoints"]["in_spool"] == sent || blocked(stats));
+    }
+    let ended = daemon.stop();
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    assert_eq!(ended.last_line()["dropped"], 0, "{ended:#?}");
+    std::fs::remove_file(filler).unwrap();
+    world.answers("");
+    let daemon = world.daemon(&[]);
+    daemon.expect_settled(sent);
+    assert_eq!(daemon.count("delivered"), sent);
+}
+
 /// Seen: a volume of less than 8 MiB never left the state, and 899,163 of 900,000 were dropped.
 #[test]
 fn small_volumes_fill_and_are_free_again() {

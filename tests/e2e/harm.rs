@@ -283,13 +283,16 @@ fn run(case: &Case) {
     }
 }
 
-/// So many cases side by side: each mostly waits for the next second of a daemon.
+/// So many cases side by side: most wait for the next second of a daemon.
 const ABREAST: usize = 8;
 
-fn run_all<T: Sync>(cases: &[T], run: impl Fn(&T) + Sync) {
+/// So many, where each has as much to do as it can.
+const ABREAST_UNDER_LOAD: usize = 2;
+
+fn run_all<T: Sync>(cases: &[T], abreast: usize, run: impl Fn(&T) + Sync) {
     let next = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..ABREAST {
+        for _ in 0..abreast {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     run(case);
@@ -311,7 +314,7 @@ fn some_of<T: Copy>(cases: &[T], one_of: usize) -> Vec<T> {
 #[test]
 fn whatever_happens_to_the_file_while_datapoints_flow_the_law_holds_and_it_goes_on() {
     // Moment and policy are by turns: each fault is there.
-    run_all(&some_of(&cases(), 3), run);
+    run_all(&some_of(&cases(), 5), ABREAST, run);
 }
 
 // === Damage under load ===
@@ -378,7 +381,7 @@ fn damage_under_load_costs_what_cannot_be_read_and_the_law_holds() {
             }
         }
     }
-    run_all(&some_of(&cases, 3), |&(damage, hold, weather)| {
+    run_all(&some_of(&cases, 5), ABREAST_UNDER_LOAD, |&(damage, hold, weather)| {
         let what = format!("{damage:?}, hold {hold}, {weather:?}");
         let world = World::new();
         world.answers(weather);
@@ -409,7 +412,7 @@ fn damage_under_load_costs_what_cannot_be_read_and_the_law_holds() {
 #[test]
 fn a_flipped_byte_of_any_kind_under_load_leaves_the_law_whole() {
     let cases: Vec<u64> = (0..48).collect();
-    run_all(&some_of(&cases, 4), |&n| {
+    run_all(&some_of(&cases, 6), ABREAST, |&n| {
         let world = World::new();
         world.answers("503x*");
         let daemon = world.daemon(&["--spool_hold", if n % 2 == 0 { "0" } else { "0.1" }]);
@@ -532,7 +535,7 @@ fn a_disk_whose_calls_fail_is_said_and_nothing_is_lost() {
             cases.push((fails, nth, weather, policy, hold));
         }
     }
-    run_all(&some_of(&cases, 3), |&(fails, nth, weather, policy, hold)| {
+    run_all(&some_of(&cases, 5), ABREAST, |&(fails, nth, weather, policy, hold)| {
         let what = format!("{fails:?} at each {nth}., {weather:?}, {policy}, hold {hold}");
         let world = World::new();
         world.answers(weather);

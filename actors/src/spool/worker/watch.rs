@@ -217,6 +217,7 @@ impl Worker {
             return SpoolError::Disk(cause);
         };
         if let Some(why) = self.watch.too_early() {
+            self.watch.disk_failed(why.clone());
             return SpoolError::Disk(why);
         }
         if let Some(shut) = &self.watch.shut {
@@ -226,10 +227,7 @@ impl Worker {
         if !self.store.guard().is_some_and(open::Guard::has_its_name) {
             return match self.start_anew(cause) {
                 Ok(()) => SpoolError::Replaced,
-                Err(error) => {
-                    self.watch.not_mended(error.clone());
-                    SpoolError::Disk(error)
-                }
+                Err(error) => self.not_set_aside(error),
             };
         }
         let (known, spooled) = self.known();
@@ -238,12 +236,15 @@ impl Worker {
                 self.go_on_with(store, None, spooled, salvage);
                 SpoolError::Replaced
             }
-            Err(error) => {
-                let error = format!("it is damaged, and cannot be set aside: {error}");
-                self.watch.not_mended(error.clone());
-                SpoolError::Disk(error)
-            }
+            Err(error) => self.not_set_aside(error.to_string()),
         }
+    }
+
+    fn not_set_aside(&mut self, error: String) -> SpoolError {
+        let why = format!("it is damaged, and cannot be set aside: {error}");
+        self.watch.not_mended(why.clone());
+        self.watch.disk_failed(why.clone());
+        SpoolError::Disk(why)
     }
 
     /// Starts a new file under the name, with what can be read through the connection that is open: the old one has no
