@@ -41,6 +41,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// machine may stop for seconds.
 const DUE_MAX: Duration = Duration::from_secs(20);
 
+/// The part of the time of a stop in which payloads leave.
+const DELIVER_FOR: f64 = 0.75;
+
 /// Store a batch. The reply is the receipt: the spool has it, in its file or for a moment in its hand. Sent again, it is
 /// stored once.
 #[derive(Message)]
@@ -223,7 +226,7 @@ impl Forwarder {
     fn event(&mut self, event: Event, ctx: &mut Context<Self>) {
         let now = self.now();
         let actions = self.outbox.apply(event, now, fastrand::f64());
-        let (status, next_wake) = (self.outbox.status(), self.outbox.next_wake(now));
+        let (status, next_wake) = (self.outbox.status(now), self.outbox.next_wake(now));
         self.free_since = status.has_free_slot.then(|| self.free_since.unwrap_or_else(Instant::now));
         self.status.change(|shared| {
             shared.next_try_in = status.closed.as_ref().map(|(until, _)| until.saturating_sub(now));
@@ -279,7 +282,11 @@ impl Forwarder {
                     }
                     Event::Leased { payloads: leased, waiting }
                 }
-                Err(_) => Event::NotLeased,
+                Err(_) => {
+                    // The disk is to blame, and says so itself: what is due waits for it.
+                    forwarder.free_since = None;
+                    Event::NotLeased
+                }
             };
             forwarder.event(event, ctx);
             // What is sent later is read again: nothing that only waits is kept in memory.
@@ -554,6 +561,8 @@ impl Handler<Drain> for Forwarder {
         let (tell, drained) = oneshot::channel();
         self.draining.push(tell);
         self.event(Event::Drain, ctx);
+        // The last part of the time is for what is in flight: cut off, it would be sent again by the next process.
+        ctx.run_later(time.mul_f64(DELIVER_FOR), |forwarder, ctx| forwarder.event(Event::Halt, ctx));
         // The deadline is here, for a send that is given up by its sender may not have been handled.
         Box::pin(async move { drop(tokio::time::timeout(time, drained).await) }.into_actor(self))
     }

@@ -216,13 +216,19 @@ impl Gate {
         }
         let again = self.setback_at.replace(now).is_some();
         self.setbacks = self.setbacks.saturating_add(1);
-        self.slow_down();
-        if matches!(failure.touch, Touch::RateLimit | Touch::Unavailable) {
+        let congested = matches!(failure.touch, Touch::RateLimit | Touch::Unavailable);
+        // At a pace one failure among passes is what is expected: fewer at once would only waste what there is.
+        if again || !(congested && self.is_paced()) {
+            self.slow_down();
+        }
+        // While it is closed nobody is there, which says nothing of how many requests are too many.
+        if congested && self.is_open() {
             self.pace.congested(now, again, self.usual_latency);
         }
+        let is_paced = congested && self.pace.is_patient(now);
         let closes = failure.touch == Touch::Endpoint
             || failure.at_least.is_some()
-            || self.setbacks >= SETBACKS_TO_CLOSE
+            || (self.setbacks >= SETBACKS_TO_CLOSE && !is_paced)
             || !self.is_open();
         if closes { self.close(failure, now, random) } else { None }
     }
@@ -286,6 +292,12 @@ pub(super) struct Failure<'a> {
 /// A pace is never slower than this, in POSTs a second: beyond it the closed gate's pauses are at work.
 const RATE_MIN: f64 = 0.4;
 
+/// Failures in a row that lower the pace.
+const ROW_MAX: u32 = 4;
+
+/// Without a pass for so long, and for so many pauses, a pace does not help: the gate closes.
+const PATIENCE: (Duration, f64) = (Duration::from_secs(1), 8.0);
+
 /// Passes without a failure between them, after which the pace climbs fast.
 const CLEAN: u32 = 10;
 
@@ -296,7 +308,7 @@ const NO_HELP_FOR: Duration = Duration::from_secs(60);
 const OCTAVES: usize = 16;
 
 /// Answers in an octave that say something.
-const ANSWERS_MIN: f64 = 8.0;
+const ANSWERS_MIN: f64 = 16.0;
 
 /// How fast POSTs leave while Blueflood takes fewer than we have. A failure lowers the rate by a seventh, and more when it
 /// comes again; each pass raises it by a twentieth. So about one POST in five fails, whatever the capacity is.
@@ -307,6 +319,8 @@ struct Pace {
     next_at: Now,
     /// Passes since the last failure.
     clean: u32,
+    /// Failures since the last pass.
+    in_a_row: u32,
     /// When something passed, of late.
     passed_at: VecDeque<Now>,
     /// POSTs that passed, and all, by octave of the rate.
@@ -322,6 +336,13 @@ impl Pace {
             let pause = (0.9 + 0.2 * random) / rate;
             self.next_at = now.saturating_add(Duration::from_secs_f64(pause));
         }
+    }
+
+    /// Whether something has passed so lately that the pace, and not the gate, is the answer to a failure.
+    fn is_patient(&self, now: Now) -> bool {
+        let (least, pauses) = PATIENCE;
+        let (Some(rate), Some(&passed_at)) = (self.rate, self.passed_at.back()) else { return false };
+        now.saturating_sub(passed_at) < least.max(Duration::from_secs_f64(pauses / rate))
     }
 
     fn octave(rate: f64) -> usize {
@@ -347,6 +368,7 @@ impl Pace {
             self.passed_at.pop_front();
         }
         self.clean = self.clean.saturating_add(1);
+        self.in_a_row = 0;
         if let Some(rate) = self.rate {
             let faster = rate * if self.clean > CLEAN { 1.3 } else { 1.05 };
             self.rate = (faster < ceiling).then_some(faster);
@@ -360,10 +382,13 @@ impl Pace {
     fn congested(&mut self, now: Now, again: bool, latency: Option<Duration>) {
         self.count(false);
         self.clean = 0;
+        self.in_a_row = self.in_a_row.saturating_add(1);
         if self.no_help_until.is_some_and(|until| now < until) {
             return;
         }
         let rate = match self.rate {
+            // Of a long row the last failures say no more than the first: it may be an outage, after which all fits again.
+            Some(rate) if self.in_a_row > ROW_MAX => rate,
             Some(rate) => rate * if again { 0.7 } else { 0.86 },
             None => {
                 self.octaves = [(0.0, 0.0); OCTAVES];
@@ -399,7 +424,7 @@ impl Pace {
             (all >= ANSWERS_MIN && passes >= 2.0).then(|| passes / all)
         };
         match (share(here), share(here.saturating_add(2)).or_else(|| share(here.saturating_add(3)))) {
-            (Some(slow), Some(fast)) => slow < 1.8 * fast,
+            (Some(slow), Some(fast)) => slow < 1.3 * fast,
             _ => false,
         }
     }

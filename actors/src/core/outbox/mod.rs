@@ -56,6 +56,8 @@ struct Parcel {
     not_before: Now,
     /// How often it was answered with 202.
     unconfirmed: u32,
+    /// How often it was answered with a 207 that does not say which rows are refused.
+    unexplained: u32,
     /// Whether this try already asked for a new token.
     renewed: bool,
     /// Whether its last failure may come of its size.
@@ -76,6 +78,7 @@ impl Parcel {
             sent_at: now,
             not_before: now,
             unconfirmed: 0,
+            unexplained: 0,
             renewed: false,
             may_be_size: false,
             root: None,
@@ -185,6 +188,7 @@ pub struct Outbox {
     tried: u64,
     misconfigured: Option<String>,
     draining: bool,
+    halted: bool,
 }
 
 impl Outbox {
@@ -213,6 +217,7 @@ impl Outbox {
             tried: 0,
             misconfigured: None,
             draining: false,
+            halted: false,
         }
     }
 
@@ -262,6 +267,7 @@ impl Outbox {
                 self.trials.remove(&parcel);
             }
             Event::Drain => (self.draining, self.may_be_due) = (true, true),
+            Event::Halt => self.halted = true,
             Event::Mended => {
                 self.gate.mended(now);
                 self.wait_no_longer(now);
@@ -299,7 +305,7 @@ impl Outbox {
             && !self.waiting.any
             && !self.may_be_due
             && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
-        !busy && (nothing_left || (keeps && !self.gate.is_open()))
+        !busy && (self.halted || nothing_left || (keeps && !self.gate.is_open()))
     }
 
     /// Whether it asks the spool for something that is not answered yet.
@@ -308,7 +314,8 @@ impl Outbox {
     }
 
     /// What it looks like from outside.
-    pub fn status(&self) -> Status {
+    pub fn status(&self, now: Now) -> Status {
+        let nothing_aside_is_due = self.aside.values().all(|parcel| parcel.not_before > now);
         Status {
             in_flight: self.busy(),
             concurrency: u32::try_from(self.gate.slots_when_open()).unwrap_or(u32::MAX),
@@ -319,8 +326,10 @@ impl Outbox {
             misconfigured: self.misconfigured.clone(),
             payload_bytes_max: self.payload_bytes_max(),
             has_free_slot: self.gate.is_open()
+                && !self.gate.is_paced()
                 && self.busy() < self.gate.slots_when_open()
-                && self.settling.len() < SETTLING_MAX,
+                && self.settling.len() < SETTLING_MAX
+                && nothing_aside_is_due,
         }
     }
 
@@ -370,6 +379,9 @@ impl Outbox {
                 self.aside.iter().max_by(|(_, a), (_, b)| a.evidence.doubt().total_cmp(&b.evidence.doubt()));
             let Some(id) = mildest.map(|(&id, _)| id) else { break };
             self.aside.remove(&id);
+        }
+        if self.halted {
+            return;
         }
         if self.examination.is_some() {
             self.examine(turn);
@@ -437,14 +449,18 @@ impl Outbox {
         true
     }
 
+    /// Whether no ordinary payload has passed of late.
+    fn is_quiet(&self, now: Now) -> bool {
+        self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET)
+    }
+
     fn may_try_apart(&self, now: Now) -> bool {
-        let quiet = self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET);
         let one_is_tried = self.parcels().any(|parcel| parcel.apart.is_some());
         self.gate.is_open()
             && !self.draining
             && !one_is_tried
             && now >= self.apart_at
-            && (self.apart_saved >= 1.0 || quiet)
+            && (self.apart_saved >= 1.0 || self.is_quiet(now))
     }
 
     fn parcels(&self) -> impl Iterator<Item = &Parcel> {
@@ -480,7 +496,8 @@ impl Outbox {
     }
 
     fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
-        if parcel.tries > 0 || parcel.unconfirmed > 0 {
+        // A probe is a second try too: what failed before it was given back.
+        if parcel.tries > 0 || parcel.unconfirmed > 0 || parcel.unexplained > 0 || !self.gate.is_open() {
             self.retries = self.retries.saturating_add(1);
         }
         parcel.sent_at = turn.now;
@@ -502,8 +519,10 @@ impl Outbox {
     }
 
     fn wait_no_longer(&mut self, now: Now) {
-        for parcel in
-            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0)
+        for parcel in self
+            .aside
+            .values_mut()
+            .filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0 && parcel.unexplained == 0)
         {
             parcel.not_before = parcel.not_before.min(now);
         }
@@ -553,7 +572,11 @@ impl Outbox {
         if !self.trials.is_empty() || self.busy() > 0 {
             return false;
         }
-        let waits = |parcel: &Parcel| parcel.wants_trial() && parcel.not_before <= turn.now;
+        // What is kept apart has time: as long as others flow, they tell of Blueflood.
+        let quiet = self.is_quiet(turn.now);
+        let waits = |parcel: &Parcel| {
+            parcel.wants_trial() && parcel.not_before <= turn.now && (quiet || parcel.apart.is_none())
+        };
         let found = self.aside.iter().find(|(_, parcel)| waits(parcel));
         let Some((id, tellable)) =
             found.map(|(&id, parcel)| (id, parcel.rows() > 1 && parcel.apart.is_none()))

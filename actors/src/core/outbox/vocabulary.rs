@@ -92,6 +92,8 @@ pub enum Event {
     },
     /// The daemon stops: all that is here is due.
     Drain,
+    /// The time for deliveries is nearly over: nothing more leaves, and what is in flight is waited for.
+    Halt,
     /// What kept payloads from leaving is gone, as where Keystone gives tokens again: nothing need wait for its time.
     Mended,
     /// The settings are others now.
