@@ -153,6 +153,21 @@ pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
                 "rows" => salvage.rows, "dead_letters" => salvage.dead_letters,
                 "rows_lost" => salvage.lost.map_or("unknown".to_owned(), |lost| lost.to_string()));
         }
+        Notice::Migrated(migrated) => {
+            let copy = migrated.copy.map_or("none".to_owned(), |copy| copy.display().to_string());
+            info!(log, "the spool was of an older version, and is brought up to date";
+                "from_version" => migrated.from, "copy" => copy);
+        }
+        Notice::Amiss(what) => {
+            error!(log, "something is amiss with the spool, and is tried to be mended"; "what" => what)
+        }
+        Notice::NotAmiss => info!(log, "nothing is amiss with the spool any more"),
+        Notice::Rescued { what, set_aside } => {
+            let set_aside = set_aside.map_or("nothing".to_owned(), |aside| aside.display().to_string());
+            error!(log, "the spool lost its file, and all that was in it was written to a new one";
+                "what" => what, "set_aside" => set_aside);
+        }
+        Notice::Locked => warn!(log, "the lock of the spool was removed, and is taken again"),
         Notice::Blocked(cause) => {
             warn!(log, "the spool takes nothing for now: senders have to wait"; "cause" => cause)
         }

@@ -19,12 +19,18 @@ fn rounds() -> usize {
     std::env::var("TORTURE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30)
 }
 
-/// Sends numbered lines until the daemon is gone.
+/// The name of the n-th line of a round.
+fn name(round: usize, n: u64) -> String {
+    format!("r{round}.{}.{}", n / 20, n % 20)
+}
+
+/// Sends numbered lines, in the order of their numbers, until the daemon is gone.
 fn send_until_it_dies(port: u16, round: usize) {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let time = now();
     for block in 0.. {
-        let lines: String = (0..20).map(|i| format!("r{round}.{block}.{i} 1 {time}\n")).collect();
+        let lines: String =
+            (block * 20..block * 20 + 20).map(|n| format!("{} 1 {time}\n", name(round, n))).collect();
         if stream.write_all(lines.as_bytes()).is_err() {
             return;
         }
@@ -58,6 +64,32 @@ fn left_in_spool(world: &World) -> BTreeSet<String> {
     names
 }
 
+/// What a look at a daemon says a kill may take at most, from then on: of the first so many lines of a round, so many that
+/// were in hand or held.
+struct Look {
+    received: u64,
+    unwritten: u64,
+}
+
+impl Look {
+    fn at(daemon: &Daemon, received_before: u64) -> Self {
+        let stats = daemon.stats();
+        let place = |name: &str| stats["datapoints"][name].as_u64().unwrap();
+        Self { received: place("received") - received_before, unwritten: place("in_hand") + place("held") }
+    }
+
+    /// After the kill: all others have arrived, or are in the file.
+    fn expect_kept(&self, round: usize, world: &World, in_file: &BTreeSet<String>) {
+        let arrived = world.times();
+        let lost = (0..self.received)
+            .map(|n| name(round, n))
+            .filter(|name| !arrived.contains_key(name) && !in_file.contains(name))
+            .count() as u64;
+        let Self { received, unwritten } = self;
+        assert!(lost <= *unwritten, "round {round}: of {received} lost {lost}, in memory were {unwritten}");
+    }
+}
+
 /// Rows in the file, beside a daemon that runs.
 fn rows_in_file(world: &World) -> i64 {
     let rows = "SELECT coalesce(sum(rows), 0) FROM chunk";
@@ -85,13 +117,18 @@ fn kill_at_random(hold: &str) {
     for round in 0..rounds() {
         world.answers(fastrand::choice(WEATHER).unwrap());
         let daemon = world.daemon(&options);
+        let received_before = daemon.count("received");
         let port = daemon.port("tcp:");
         let sender = std::thread::spawn(move || send_until_it_dies(port, round));
         // No wait for anything: the moment is what is random.
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..200)));
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
+        let look = Look::at(&daemon, received_before);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..50)));
         daemon.kill();
         sender.join().unwrap();
-        for name in left_in_spool(&world) {
+        let in_file = left_in_spool(&world);
+        look.expect_kept(round, &world, &in_file);
+        for name in in_file {
             *was_in_spool.entry(name).or_default() += 1;
         }
     }
@@ -151,4 +188,64 @@ fn a_kill_in_the_middle_of_a_start_harms_nothing() {
     let daemon = world.daemon(&[]);
     daemon.expect_delivered(500);
     world.expect_points(500);
+}
+
+/// The rows that wait in a spool of version 1 that came with the tests.
+const ROWS_OF_VERSION_1: usize = 200;
+
+/// Kills a daemon at random moments of its start, `times` times; what waits in the file stays whole.
+fn kill_in_starts(world: &World, times: usize, expected: usize) {
+    for _ in 0..times {
+        let mut starting = world.spawn(&[]);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
+        starting.kill().unwrap();
+        starting.wait().unwrap();
+        assert_eq!(left_in_spool(world).len(), expected);
+    }
+}
+
+/// An upgrade, a way back to the copy of the older version, and the upgrade again, with kills in all of it.
+#[test]
+fn kills_in_a_migration_and_in_a_roll_forward_lose_nothing_that_was_written() {
+    let world = World::new();
+    world.answers("503x*");
+    let copy = world.folder.path().join("spool.db.version-1");
+    std::fs::write(world.spool(), data("spools/v1.db")).unwrap();
+    kill_in_starts(&world, rounds() / 4, ROWS_OF_VERSION_1);
+    let daemon = world.daemon(&["--spool_hold", "0"]);
+    assert_eq!(daemon.count("in_spool"), ROWS_OF_VERSION_1 as u64);
+    daemon.send_lines("later", 100);
+    daemon.expect("written", |stats| stats["datapoints"]["in_spool"] == ROWS_OF_VERSION_1 + 100);
+    daemon.kill();
+    assert!(copy.exists(), "there was something to lose, so a copy was made first");
+
+    // Back to the older version, as the README says; what came since is in the later file.
+    let later = world.folder.path().join("later.db");
+    for suffix in ["", "-wal", "-shm"] {
+        let of = |path: &std::path::Path| std::path::PathBuf::from(format!("{}{suffix}", path.display()));
+        let _ = std::fs::rename(of(&world.spool()), of(&later));
+    }
+    std::fs::rename(&copy, world.spool()).unwrap();
+    kill_in_starts(&world, rounds() / 4, ROWS_OF_VERSION_1);
+    let daemon = world.daemon(&["--spool_hold", "0"]);
+    daemon.send_lines("again", 50);
+    daemon.expect("written", |stats| stats["datapoints"]["in_spool"] == ROWS_OF_VERSION_1 + 50);
+    daemon.kill();
+    world.answers("");
+    let daemon = world.daemon(&[]);
+    daemon.expect("delivered", |stats| stats["datapoints"]["buffered"] == 0);
+    assert_eq!(daemon.stats()["dropped"], serde_json::json!({}));
+    assert_eq!(daemon.stop().code, Some(0));
+    // And the later file is a spool like any other.
+    std::fs::rename(world.spool(), world.folder.path().join("done.db")).unwrap();
+    for suffix in ["", "-wal"] {
+        let of = |path: &std::path::Path| std::path::PathBuf::from(format!("{}{suffix}", path.display()));
+        let _ = std::fs::rename(of(&later), of(&world.spool()));
+    }
+    let daemon = world.daemon(&[]);
+    daemon.expect("delivered", |stats| stats["datapoints"]["buffered"] == 0);
+    assert_eq!(daemon.stop().code, Some(0));
+    let arrived = world.times();
+    let of = |prefix: &str| arrived.keys().filter(|name| name.starts_with(prefix)).count();
+    assert_eq!((of("waits."), of("later."), of("again.")), (ROWS_OF_VERSION_1, 100, 50));
 }

@@ -17,6 +17,7 @@ mod clients;
 mod crash;
 mod desk;
 mod disk;
+mod harm;
 mod hostile;
 mod main_job;
 mod matrix;

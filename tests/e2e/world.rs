@@ -30,6 +30,8 @@ pub const TENANT: &str = "acme";
 pub struct World {
     pub blueflood: SinkHandle,
     pub folder: TempDir,
+    /// The folder of the spool below that one, if it has its own.
+    volume: Option<&'static str>,
 }
 
 impl World {
@@ -44,11 +46,20 @@ impl World {
 
     pub fn with(options: sink::Options) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { blueflood: Sink::start(listener, options).unwrap(), folder: TempDir::new().unwrap() }
+        Self {
+            blueflood: Sink::start(listener, options).unwrap(),
+            folder: TempDir::new().unwrap(),
+            volume: None,
+        }
     }
 
     pub fn spool(&self) -> PathBuf {
-        self.folder.path().join("spool.db")
+        self.folder.path().join(self.volume.unwrap_or_default()).join("spool.db")
+    }
+
+    /// The spool lies in a folder of its own.
+    pub fn put_spool_into(&mut self, volume: &'static str) {
+        self.volume = Some(volume);
     }
 
     /// Starts a daemon that takes both protocols and sends every 100 ms; `more` options come last and win.

@@ -107,6 +107,58 @@ impl Ledger {
             self.dead_letters_discarded.saturating_add(tally.dead_letters_discarded);
     }
 
+    /// Whether every place has what `tally` takes from it. It has not if a number was damaged that it came from.
+    pub fn covers(&self, tally: &Tally) -> bool {
+        let mut left: Vec<(Place, u64)> = Vec::new();
+        let mut change = |place: Place, change: &dyn Fn(u64) -> Option<u64>| {
+            if place == Place::Wire {
+                return true;
+            }
+            let at = left.iter().position(|(known, _)| *known == place).unwrap_or(left.len());
+            let before = left.get(at).map_or_else(|| self.at(place), |&(_, n)| n);
+            let Some(after) = change(before) else { return false };
+            match left.get_mut(at) {
+                Some(known) => known.1 = after,
+                None => left.push((place, after)),
+            }
+            true
+        };
+        tally.moves().all(|&Move { from, to, n }| {
+            change(from, &|has| has.checked_sub(n)) && change(to, &|has| has.checked_add(n))
+        })
+    }
+
+    /// How many datapoints are in a place.
+    pub fn at(&self, place: Place) -> u64 {
+        let by_reason = match place {
+            Place::Wire => return 0,
+            Place::Open => return self.open,
+            Place::Held => return self.held,
+            Place::Spooled => return self.spooled,
+            Place::Delivered => return self.delivered,
+            Place::Skipped(_) => &self.skipped,
+            Place::Refused(_) => &self.refused,
+            Place::Dropped(_) => &self.dropped,
+        };
+        by_reason.get(place.key().1).copied().unwrap_or(0)
+    }
+
+    /// Another process has changed the file, which counts `file` now: what only memory knows stays, which is what is in
+    /// hand, what came beside the chunks since `written`, and what `late` moves from the wire.
+    pub fn adopt(&mut self, file: &Ledger, written: &Ledger, late: &Tally) {
+        let mut here = file.clone();
+        (here.open, here.held) = (self.open, self.held);
+        let skipped = since(&self.skipped, &written.skipped);
+        here.received =
+            here.received.saturating_add(self.open).saturating_add(self.held).saturating_add(sum(&skipped));
+        merge(&mut here.skipped, &skipped);
+        merge(&mut here.malformed, &since(&self.malformed, &written.malformed));
+        let names = self.names_replaced.saturating_sub(written.names_replaced);
+        here.names_replaced = here.names_replaced.saturating_add(names);
+        here.apply(late);
+        *self = here;
+    }
+
     fn change(&mut self, place: Place, change: impl FnOnce(&mut u64)) {
         let by_reason = match place {
             Place::Wire => return,

@@ -134,6 +134,7 @@ impl View {
         if let Some(cause) = &self.spool.blocked {
             wrong.push(format!("the spool takes nothing: {cause}"));
         }
+        wrong.extend(self.spool.amiss.clone());
         if self.keystone.as_ref().is_some_and(|keystone| keystone.state == State::Refused) {
             wrong.push(
                 "Keystone refuses the credentials: check --user, --key, --auth_type and --auth_url"
@@ -142,6 +143,15 @@ impl View {
         }
         if let Some(answer) = &self.forwarder.outbox.misconfigured {
             wrong.push(format!("Blueflood refuses everything, a setting must be wrong: {answer}"));
+        }
+        match self.spool.disk_full {
+            // Which of the senders wait is said above.
+            None => {}
+            Some(0) if self.spool.blocked.is_some() => {}
+            Some(0) => wrong.push("the disk of the spool is full: the spool does not grow".to_owned()),
+            Some(rows) => {
+                wrong.push(format!("the disk of the spool is full: {rows} datapoints were dropped"));
+            }
         }
         wrong
     }
@@ -211,6 +221,9 @@ impl View {
             "spool": {
                 "used_bytes": self.spool.used_bytes,
                 "bytes_max": self.spool_bytes_max,
+                "bytes_cap": self.spool.bytes_cap,
+                "disk_full": self.spool.disk_full.is_some(),
+                "amiss": self.spool.amiss,
                 "oldest_time": self.spool.oldest_ms.map(|ms| ms / 1000),
                 "blocked": self.spool.blocked,
                 "waits": self.spool.waits,
@@ -381,6 +394,24 @@ impl View {
             );
         }
         page.one("spool_max_bytes", "gauge", "The spool's cap.", self.spool_bytes_max);
+        page.one(
+            "spool_cap_bytes",
+            "gauge",
+            "The cap in effect, which is lower while the disk is full.",
+            self.spool.bytes_cap,
+        );
+        page.one(
+            "spool_disk_full",
+            "gauge",
+            "1 while the disk of the spool is full.",
+            u8::from(self.spool.disk_full.is_some()),
+        );
+        page.one(
+            "spool_amiss",
+            "gauge",
+            "1 while something is amiss with the spool's file.",
+            u8::from(self.spool.amiss.is_some()),
+        );
         page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
         page.one(
             "spool_blocked",

@@ -155,6 +155,12 @@ pub struct Status {
     pub dead_letter_bytes: u64,
     /// Why it takes nothing now: a full disk, or the cap with `--spool_full block`.
     pub blocked: Option<String>,
+    /// The cap in effect: lower than the policy's while the disk is full.
+    pub bytes_cap: u64,
+    /// While the disk is full: how many rows were dropped for that.
+    pub disk_full: Option<u64>,
+    /// What is amiss with its file, and could not be mended yet.
+    pub amiss: Option<String>,
     /// Since when something is due, and nothing has been leased.
     pub due_since: Option<Instant>,
     /// Whether anything waits, due or not.
@@ -204,6 +210,9 @@ impl Default for Status {
             oldest_ms: None,
             dead_letter_bytes: 0,
             blocked: None,
+            bytes_cap: 0,
+            disk_full: None,
+            amiss: None,
             due_since: None,
             waits: false,
             series_apart: Vec::new(),
@@ -224,6 +233,21 @@ fn delays() -> Histogram {
 pub enum Notice {
     /// A damaged file was set aside.
     Salvaged(open::Salvage),
+    /// A file of an older version was brought up to date.
+    Migrated(open::Migrated),
+    /// Something is amiss with the file, and cannot be mended for now.
+    Amiss(String),
+    /// Nothing is amiss any more.
+    NotAmiss,
+    /// The file or its log was deleted or replaced: all of it was written to a new one.
+    Rescued {
+        /// What had happened.
+        what: String,
+        /// Where another spool lies now that had its name.
+        set_aside: Option<std::path::PathBuf>,
+    },
+    /// The lock was removed, and is taken again.
+    Locked,
     /// It takes nothing for now.
     Blocked(String),
     /// It takes chunks again.
@@ -262,6 +286,11 @@ impl SharedLedger {
     pub fn change(&self, change: impl FnOnce(&mut Ledger)) {
         // Each change is one step that cannot stop half-way, so a poisoned lock holds a whole ledger.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether it has what a change takes from it.
+    fn covers(&self, tally: &crate::core::tally::Tally) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).covers(tally)
     }
 
     /// It, as it is at this instant.

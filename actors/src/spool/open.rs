@@ -22,7 +22,7 @@ use self::whose::{Found, open as open_regular};
 pub use self::{
     guard::{Amiss, Guard},
     migrate::Migrated,
-    rescue::{Rescued, rescue},
+    rescue::{Rescued, rescue, start_anew},
     salvage::{Known, Salvage, set_aside},
 };
 use super::store::{Store, Sync, VERSION};
@@ -207,7 +207,15 @@ pub fn open_to_all(place: &Place) -> Option<PathBuf> {
 
 /// Whose the file is, if we may go on with it.
 pub(super) fn look(path: &Path) -> Result<Whose, OpenError> {
-    let looked = whose::look(path);
+    judge(path, whose::look(path))
+}
+
+/// The same of a file alone: the log that has its name is of another.
+fn look_alone(path: &Path) -> Result<Whose, OpenError> {
+    judge(path, whose::look_alone(path))
+}
+
+fn judge(path: &Path, looked: io::Result<Whose>) -> Result<Whose, OpenError> {
     match looked.map_err(|error| OpenError::Io { doing: format!("read {}", path.display()), error })? {
         Whose::Anothers(what) => Err(OpenError::not_ours(path, what)),
         Whose::Ours(Some(version)) if version > VERSION => {

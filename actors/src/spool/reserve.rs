@@ -74,6 +74,11 @@ impl Reserve {
         disk_room(open::folder_of(&self.path)).map(|room| room.free_bytes)
     }
 
+    /// What must be free for it to be taken again.
+    pub(super) fn ample_bytes(&self) -> u64 {
+        self.bytes.saturating_mul(2)
+    }
+
     /// Takes the room; false if the disk does not have it. `amply`: only if as much again is free, so that a disk at its
     /// limit is not found full and free by turns. As long as the system says that there is no room, nothing is written
     /// to find out.
@@ -81,7 +86,7 @@ impl Reserve {
         if fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_file() && file.len() == self.bytes) {
             return true;
         }
-        let needed = if amply { self.bytes.saturating_mul(2) } else { self.bytes };
+        let needed = if amply { self.ample_bytes() } else { self.bytes };
         if self.disk_free_bytes().is_some_and(|free| free < needed) {
             return false;
         }
@@ -144,7 +149,6 @@ pub(super) struct FullDisk {
     reserve_bytes: u64,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the policy for a full disk will ask"))]
 impl FullDisk {
     /// The disk is full, the file has this size, and the reserve was given up.
     pub(super) fn new(file_bytes: u64, reserve: &Reserve) -> Self {
@@ -161,6 +165,6 @@ impl FullDisk {
     /// each time that they are given back another program may take them. All that is beyond them is given back, or a
     /// spool that is empty again would keep the disk full for ever.
     pub(super) fn keep_bytes(&self) -> u64 {
-        (self.bytes_at_first / 8).max(1 << 20)
+        (self.bytes_at_first / 8).max(self.reserve_bytes / 4)
     }
 }

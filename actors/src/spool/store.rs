@@ -277,6 +277,50 @@ impl Store {
         }
     }
 
+    /// Moves the write-ahead log into the file, and begins it again at its start; its room on the disk stays ours.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn restart_log(&self) -> Result<()> {
+        self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+    }
+
+    /// Moves the log into the file whenever it has grown by so many bytes, or sooner.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn checkpoint_each(&self, bytes: u64) -> Result<()> {
+        let pages = i32::try_from(bytes / u64::from(PAGE_BYTES.unsigned_abs())).unwrap_or(CHECKPOINT_PAGES);
+        self.db.pragma_update(None, "wal_autocheckpoint", pages.clamp(1, CHECKPOINT_PAGES))
+    }
+
+    /// Whether the pages of the file are in order; all of it is read.
+    ///
+    /// # Errors
+    /// SQLite's; `SQLITE_CORRUPT` if they are not.
+    pub fn quick_check(&self) -> Result<()> {
+        let found: String = self.db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found == "ok" { Ok(()) } else { Err(damage(found)) }
+    }
+
+    /// Whether the ledger and the chunks in the file are those of so many rows.
+    ///
+    /// # Errors
+    /// SQLite's; `SQLITE_CORRUPT` if they are not.
+    pub fn check_counts(&self, spooled: u64) -> Result<()> {
+        let rows: i64 =
+            self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
+        let ledger = self.ledger()?;
+        let whole = ledger.unaccounted() == 0 && ledger.spooled == spooled;
+        if whole && u64::try_from(rows) == Ok(spooled) {
+            return Ok(());
+        }
+        Err(damage(format!(
+            "{spooled} rows were stored; it counts {}, and its chunks {rows}",
+            ledger.spooled
+        )))
+    }
+
     /// The connection, for the tools that only read.
     pub fn db(&self) -> &Connection {
         &self.db
@@ -625,15 +669,15 @@ impl Store {
         Ok(pages.saturating_mul(bytes))
     }
 
-    /// Gives unused pages back to the file system, all but `keep` and at most `max` at once.
+    /// Gives unused pages back to the file system, all but `keep` and at most `max` at once; false if there was none.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn give_back(&self, keep: u32, max: u32) -> Result<()> {
+    pub fn give_back(&self, keep: u32, max: u32) -> Result<bool> {
         let (_, free, _) = self.pages()?;
         let max = free.saturating_sub(keep.into()).min(max.into());
         if max == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let mut statement = self.db.prepare(&format!("PRAGMA incremental_vacuum({max})"))?;
         let mut rows = statement.query([])?;
@@ -641,7 +685,7 @@ impl Store {
         if let Some(guard) = &self.guard {
             guard.may_shrink_to(self.file_bytes()?);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Pages of the file, those of them that are unused, and the bytes of one.

@@ -26,6 +26,7 @@ mod held;
 mod leases;
 mod policies;
 mod room;
+mod running;
 mod versions;
 mod whose;
 
@@ -159,6 +160,10 @@ impl World {
 
     fn said(&self) -> Vec<Notice> {
         self.said.lock().unwrap().clone()
+    }
+
+    fn expect_said(&self, notice: &Notice) {
+        self.expect("said", || self.said().last() == Some(notice));
     }
 
     fn expect(&self, what: &str, holds: impl Fn() -> bool) {

@@ -1,10 +1,13 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
 
+mod disk;
+mod episode;
 mod fresh;
 mod incoming;
 mod outgoing;
 mod upkeep;
+mod watch;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,12 +16,16 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use self::fresh::{Fresh, Kept};
+use self::{
+    episode::Episode,
+    fresh::{Fresh, Kept},
+    watch::Watch,
+};
 use super::{
     Ask, Batch, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError, Status,
     WhenFull,
-    open::{self, Known, Opened, Place},
-    reserve::Reserve,
+    open::{self, Amiss, Known, Opened, Place},
+    reserve::{FullDisk, Reserve},
     store::{self, Loaded, Store},
 };
 use crate::core::{
@@ -46,11 +53,17 @@ const SAY_DROPPED_EVERY: Duration = Duration::from_secs(60);
 /// Pages given back to the file system at a time, so that no request waits long for it.
 const GIVE_BACK_PAGES: u32 = 512;
 
-/// Bytes of batches in one transaction, before compression, beyond its first batch: what the reserve has room for.
+/// Bytes of batches in one transaction, before compression, beyond its first batch.
 const GROUP_BYTES_MAX: usize = 2 << 20;
 
 /// On a full disk, room in the file that is left for what is not a chunk, in bytes.
 const SLACK_BYTES: u64 = 64 << 10;
+
+/// A write-ahead log that is so long is not moved into the file any more, in bytes.
+const LONG_LOG_BYTES: u64 = 4 << 20;
+
+/// How often a transaction is run again on a disk that is full.
+const FULL_TRIES: u32 = 2;
 
 /// Dead letters put back in one chunk.
 const REPLAY_ROWS_MAX: u32 = 1_000;
@@ -69,7 +82,7 @@ pub(super) struct Worker {
     options: Options,
     store: Store,
     /// Held for as long as the spool is ours.
-    _lock: Option<File>,
+    lock: Option<File>,
     sealer: Sealer,
     ledger: SharedLedger,
     /// What the file has of the counts that do not come with a chunk.
@@ -81,7 +94,12 @@ pub(super) struct Worker {
     blocked: Option<String>,
     reserve: Option<Reserve>,
     /// The reserve is given up: until the disk has room for it again, the file does not grow.
-    disk_full: bool,
+    full: Option<FullDisk>,
+    /// Rows that were dropped since the disk was said to be full.
+    dropped_for_disk: u64,
+    disk_said: Episode,
+    blocked_said: Episode,
+    watch: Watch,
     data_version: Option<i64>,
     delays: Histogram,
     /// Dropped, by policy, and not yet said.
@@ -180,7 +198,7 @@ impl Worker {
         let mut worker = Self {
             options,
             store,
-            _lock: lock,
+            lock,
             sealer,
             ledger,
             written: Ledger::default(),
@@ -189,7 +207,11 @@ impl Worker {
             waiting: VecDeque::new(),
             blocked: None,
             reserve,
-            disk_full: false,
+            full: None,
+            dropped_for_disk: 0,
+            disk_said: Episode::default(),
+            blocked_said: Episode::default(),
+            watch: Watch::default(),
             data_version: None,
             delays: super::delays(),
             dropped: BTreeMap::new(),
@@ -214,9 +236,13 @@ impl Worker {
         worker.ledger.change(|ledger| *ledger = written);
         worker.queue.forget(worker.last_id);
         worker.refused = worker.store.last_dead_letters().unwrap_or_default();
+        if let Some(migrated) = worker.store.migrated() {
+            (worker.say)(Notice::Migrated(migrated.clone()));
+        }
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
         }
+        worker.bound_log();
         if worker.reserve.as_ref().is_some_and(|reserve| !reserve.take(false)) {
             worker.disk_is_full();
         }
@@ -326,11 +352,18 @@ impl Worker {
         &mut self,
         mut work: impl FnMut(&mut Self, &mut After) -> rusqlite::Result<T>,
     ) -> Result<T, SpoolError> {
+        if let Some(shut) = &self.watch.shut {
+            return Err(SpoolError::Disk(shut.clone()));
+        }
+        let mut tries: u32 = 0;
         loop {
             let mut after = After::default();
             // As `Store::transaction`, but the work may use the sealer too.
             let done = self.store.db().execute_batch("BEGIN IMMEDIATE").and_then(|()| work(self, &mut after));
             let done = done.and_then(|done| {
+                if !self.ledger.covers(&after.tally) {
+                    return Err(store::damage("a number of rows is not what was stored"));
+                }
                 self.store.apply(&after.tally)?;
                 self.store.apply(&after.late)?;
                 self.store.db().execute_batch("COMMIT").map(|()| done)
@@ -346,33 +379,17 @@ impl Worker {
             // An error may have rolled it back already; then this one says so, and there is nothing to do.
             let _ = self.store.db().execute_batch("ROLLBACK");
             let error = self.failed(&error);
-            if !(matches!(error, SpoolError::DiskFull(_)) && self.disk_is_full()) {
+            if !matches!(error, SpoolError::DiskFull(_)) || tries >= FULL_TRIES || self.reserve.is_none() {
                 return Err(error);
             }
+            tries = tries.saturating_add(1);
+            self.disk_is_full();
         }
     }
 
     /// Runs `work`, which only reads the file.
     fn read<T>(&mut self, mut work: impl FnMut(&mut Self) -> rusqlite::Result<T>) -> Result<T, SpoolError> {
         work(self).map_err(|error| self.failed(&error))
-    }
-
-    /// Gives the reserve up; false if it was given up before.
-    fn disk_is_full(&mut self) -> bool {
-        let Some(reserve) = self.reserve.as_ref().filter(|_| !self.disk_full) else { return false };
-        reserve.give_up();
-        // The log may be all that fills the disk. If this fails, so will what comes next, and say so.
-        let _ = self.store.checkpoint();
-        self.disk_full = true;
-        (self.say)(Notice::DiskFull);
-        true
-    }
-
-    fn look_for_room_on_disk(&mut self) {
-        if self.disk_full && self.reserve.as_ref().is_some_and(|reserve| reserve.take(true)) {
-            self.disk_full = false;
-            (self.say)(Notice::DiskFree);
-        }
     }
 
     fn follow(&mut self, after: After) {
@@ -406,6 +423,9 @@ impl Worker {
         for (reason, rows) in after.dropped {
             let sum = self.dropped.entry(reason).or_default();
             *sum = sum.saturating_add(rows);
+            if reason == Dropped::DiskFull {
+                self.dropped_for_disk = self.dropped_for_disk.saturating_add(rows);
+            }
         }
         self.say_dropped_if_due();
     }
@@ -427,39 +447,15 @@ impl Worker {
         if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
             return SpoolError::DiskFull(error.to_string());
         }
-        if !open::is_damage(error) {
-            return SpoolError::Disk(error.to_string());
+        if open::is_damage(error) {
+            return self.damaged(error.to_string());
         }
-        let Place::File(path) = self.options.place.clone() else {
-            return SpoolError::Disk(error.to_string());
-        };
-        // What the file has, or should have: the ledger, but for what is in memory only.
-        let mut ledger = self.ledger.snapshot();
-        let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
-        ledger.received = ledger.received.saturating_sub(in_memory);
-        let spooled = ledger.spooled;
-        let known = Known { ledger, last_id: self.last_id };
-        match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
-            Ok((store, salvage)) => {
-                self.store = store;
-                self.unwritten = Tally::default();
-                self.read_counts();
-                self.fresh.renumber(Instant::now(), &mut self.last_id);
-                self.queue.forget(self.last_id);
-                // Others have counted meanwhile, so the ledger is changed by what the salvage changed, and never set.
-                let salvaged = self.written.spooled;
-                let mut tally = Tally::default();
-                tally.add(Where::Spooled, Where::Dropped(Dropped::Damaged), spooled.saturating_sub(salvaged));
-                tally.add(Where::Wire, Where::Spooled, salvaged.saturating_sub(spooled));
-                self.ledger.change(|ledger| ledger.apply(&tally));
-                (self.say)(Notice::Salvaged(salvage));
-                SpoolError::Replaced
-            }
-            Err(error) => SpoolError::Disk(error.to_string()),
-        }
+        self.watch.disk_failed(error.to_string());
+        SpoolError::Disk(error.to_string())
     }
 
     fn show_status(&mut self) {
+        let bytes_cap = self.cap_shown();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut self.changed) {
             self.file = FileStatus {
@@ -475,6 +471,9 @@ impl Worker {
             oldest_ms: oldest_ms.or(self.fresh.held().next().map(|kept| kept.received_ms)),
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
+            bytes_cap,
+            disk_full: self.full.map(|_| self.dropped_for_disk),
+            amiss: self.watch.amiss(),
             due_since: self.due_since,
             waits: waiting.any,
             series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),

@@ -5,7 +5,7 @@
 use std::{
     cell::Cell,
     fmt,
-    fs::{self, Metadata},
+    fs::{self, File, Metadata},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -81,7 +81,7 @@ pub struct Guard {
     /// None until SQLite makes them, with the first read or write. It keeps both until the end.
     log: Cell<Option<Identity>>,
     index: Cell<Option<Identity>>,
-    lock: Option<Identity>,
+    lock: Cell<Option<Identity>>,
     /// How long the file was when it was last looked at.
     bytes: Cell<u64>,
     /// The smallest size since then that SQLite itself gave it.
@@ -101,7 +101,7 @@ impl Guard {
             file: identity(&file),
             log: Cell::new(beside("-wal")),
             index: Cell::new(beside("-shm")),
-            lock: beside(".lock"),
+            lock: Cell::new(beside(".lock")),
             bytes: Cell::new(0),
             bytes_min: Cell::new(0),
         })
@@ -120,7 +120,22 @@ impl Guard {
     /// Whether the lock that has the name is the one that was taken.
     pub(super) fn has_its_lock(&self) -> bool {
         let lock = fs::symlink_metadata(with_suffix(&self.path, ".lock"));
-        self.lock.is_some() && lock.ok().as_ref().map(identity) == self.lock
+        self.lock.get().is_some() && lock.ok().as_ref().map(identity) == self.lock.get()
+    }
+
+    /// The lock was lost, and taken again.
+    pub(in crate::spool) fn locked_by(&self, lock: &File) {
+        self.lock.set(lock.metadata().ok().as_ref().map(identity));
+    }
+
+    /// How long the file is on its disk, whatever SQLite has cut off it since its last checkpoint.
+    pub(in crate::spool) fn file_bytes(&self) -> Option<u64> {
+        fs::symlink_metadata(&self.path).ok().map(|file| file.len())
+    }
+
+    /// How long the log is.
+    pub(in crate::spool) fn log_bytes(&self) -> Option<u64> {
+        fs::symlink_metadata(with_suffix(&self.path, "-wal")).ok().map(|log| log.len())
     }
 
     /// Whether the log that has the name is the one of this spool.

@@ -12,7 +12,8 @@ use std::{
 use rusqlite::Connection;
 
 use super::{
-    FOLDER_MODE, OpenError, connect, look, make, remove, remove_one, salvage, whose::folder_of, with_suffix,
+    FOLDER_MODE, Guard, Known, OpenError, Salvage, connect, look, look_alone, make, remove, remove_one,
+    salvage, whose::folder_of, with_suffix,
 };
 use crate::spool::store::{Store, Sync};
 
@@ -36,7 +37,48 @@ pub(super) const RESCUED: &str = ".rescued";
 /// [`OpenError`]: `NotOurs` if something that is no spool has the name now, `Held` if another daemon has it, or whatever
 /// keeps a copy from being made. The old store is as good as before, and this can be tried again.
 pub fn rescue(store: &Store, sync: Sync, now: SystemTime) -> Result<Option<Rescued>, OpenError> {
-    let Some(guard) = store.guard() else { return Ok(None) };
+    match store.guard() {
+        Some(guard) => put(guard, sync, now, |copy| copy_to(store.db(), copy)).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same, where the old file cannot be read as a whole: what can be read goes into the new one.
+///
+/// # Errors
+/// As [`rescue`].
+pub fn start_anew(
+    store: &Store,
+    sync: Sync,
+    now: SystemTime,
+    cause: String,
+    known: Known,
+) -> Result<(Rescued, Salvage), OpenError> {
+    let Some(guard) = store.guard() else {
+        return Err(OpenError::not_ours(Path::new(":memory:"), "in memory"));
+    };
+    let mut salvaged = None;
+    let rescued = put(guard, sync, now, |copy| {
+        remove(copy).and_then(|()| make(copy)).map_err(salvage::as_sqlite)?;
+        let new = Store::new(super::connection(copy)?, sync)?;
+        let (path, read) = (guard.path(), Some(store.db()));
+        salvaged = Some(salvage::salvage(&new, read, path, cause.clone(), Some(known.clone()), true)?);
+        new.checkpoint()
+    });
+    // As it was, if it has to go on.
+    let _ = store.db().pragma_update(None, "writable_schema", false);
+    let rescued = rescued?;
+    let salvage = salvaged.ok_or_else(|| OpenError::not_ours(guard.path(), "nothing"))?;
+    Ok((rescued, salvage))
+}
+
+/// Puts a new spool in the place of the one that a guard knows.
+fn put(
+    guard: &Guard,
+    sync: Sync,
+    now: SystemTime,
+    write: impl FnOnce(&Path) -> rusqlite::Result<()>,
+) -> Result<Rescued, OpenError> {
     let path = guard.path();
     let folder = folder_of(path);
     let io = |doing: &str, path: &Path, error| OpenError::Io {
@@ -49,10 +91,15 @@ pub fn rescue(store: &Store, sync: Sync, now: SystemTime) -> Result<Option<Rescu
     // Before anything is written: what has the name now may be another's. Our own file is not opened, see `look`.
     let another = !guard.has_its_name() && fs::symlink_metadata(path).is_ok();
     if another {
-        look(path)?;
+        // The log may still be ours, and says nothing of that file.
+        if guard.has_its_log() {
+            look_alone(path)?
+        } else {
+            look(path)?
+        };
     }
     let copy = with_suffix(path, RESCUED);
-    if let Err(error) = copy_to(store.db(), &copy) {
+    if let Err(error) = write(&copy) {
         let _ = remove(&copy);
         return Err(OpenError::Sqlite { path: copy, error });
     }
@@ -74,7 +121,7 @@ pub fn rescue(store: &Store, sync: Sync, now: SystemTime) -> Result<Option<Rescu
     }
     fs::rename(&copy, path).map_err(|error| io("rename to the spool", &copy, error))?;
     let store = connect(path, sync).map_err(|error| OpenError::Sqlite { path: path.to_owned(), error })?;
-    Ok(Some(Rescued { store, lock, set_aside }))
+    Ok(Rescued { store, lock, set_aside })
 }
 
 /// Copies a spool that is open into a file that only the daemon's user can read.

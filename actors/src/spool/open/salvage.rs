@@ -66,7 +66,10 @@ pub fn set_aside(
         remove(&salvaged).map_err(as_sqlite)?;
         drop(whose::make(&salvaged).map_err(as_sqlite)?);
         let store = Store::new(super::connection(&salvaged)?, sync)?;
-        let salvage = salvage(&store, path, cause.clone(), known.clone(), copy)?;
+        // Of a file without a byte SQLite would delete the log, which is all that is left.
+        let holds = fs::metadata(path).is_ok_and(|file| file.len() > 0);
+        let damaged = if holds { super::connection(path).ok() } else { None };
+        let salvage = salvage(&store, damaged.as_ref(), path, cause.clone(), known.clone(), copy)?;
         // From here on all of it is in the one file that is renamed.
         store.checkpoint()?;
         Ok(salvage)
@@ -147,27 +150,25 @@ pub(super) fn free_name(path: &Path, what: &str, now: SystemTime) -> PathBuf {
 }
 
 /// Copies what can be read of a damaged file into a new spool; of chunks and dead letters nothing without `copy`.
-fn salvage(
+pub(super) fn salvage(
     store: &Store,
+    damaged: Option<&Connection>,
     path: &Path,
     cause: String,
     known: Option<Known>,
     copy: bool,
 ) -> rusqlite::Result<Salvage> {
     let mut salvage = Salvage { cause, set_aside: path.to_owned(), rows: 0, lost: None, dead_letters: 0 };
-    // Of a file without a byte SQLite would delete the log, which is all that is left.
-    let holds = fs::metadata(path).is_ok_and(|file| file.len() > 0);
-    let damaged = if holds { super::connection(path).ok() } else { None };
-    if let Some(damaged) = &damaged {
+    if let Some(damaged) = damaged {
         // Without this SQLite reads nothing at all of a file that is shorter than its header says.
         let _ = damaged.pragma_update(None, "writable_schema", true);
     }
     let whole = |recorded: &Ledger| recorded.unaccounted() == 0;
-    let recorded = || damaged.as_ref().and_then(|damaged| store::read_ledger(damaged).ok()).filter(whole);
+    let recorded = || damaged.and_then(|damaged| store::read_ledger(damaged).ok()).filter(whole);
     let last_id = known.as_ref().map_or(0, |known| known.last_id);
     let recorded = known.map(|known| known.ledger).or_else(recorded);
     store.transaction(|store| {
-        if let Some(damaged) = damaged.as_ref().filter(|_| copy) {
+        if let Some(damaged) = damaged.filter(|_| copy) {
             copy_names(store, damaged)?;
             salvage.rows = copy_chunks(store, damaged, last_id)?;
             salvage.dead_letters = copy_dead_letters(store, damaged)?;

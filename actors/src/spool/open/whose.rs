@@ -84,7 +84,22 @@ pub(in crate::spool) fn folder_of(path: &Path) -> &Path {
 /// # Errors
 /// Those of reading it.
 pub(in crate::spool) fn look(path: &Path) -> io::Result<Whose> {
-    let log = || log_header(&with_suffix(path, "-wal")).map(|log| log.filter(Header::is_ours));
+    look_beside(path, Some(&with_suffix(path, "-wal")))
+}
+
+/// The same of a file alone: the log that has its name is of another.
+///
+/// # Errors
+/// As [`look`].
+pub(in crate::spool) fn look_alone(path: &Path) -> io::Result<Whose> {
+    look_beside(path, None)
+}
+
+fn look_beside(path: &Path, log: Option<&Path>) -> io::Result<Whose> {
+    let log = || match log {
+        Some(log) => log_header(log).map(|log| log.filter(Header::is_ours)),
+        None => Ok(None),
+    };
     let Some(file) = open(path, OFlags::RDONLY)? else {
         return Ok(if log()?.is_some() { Whose::OnlyTheLog } else { Whose::Nobodys });
     };

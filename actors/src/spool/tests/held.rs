@@ -114,7 +114,7 @@ fn a_full_spool_that_blocks_takes_no_more_into_memory_than_there_is_room_for() {
     }
     sender.join().unwrap();
     world.expect("free", || world.spool().status().blocked.is_none());
-    assert_eq!(world.said().last(), Some(&Notice::Unblocked));
+    world.expect_said(&Notice::Unblocked);
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn with_block_an_append_waits_until_something_is_settled() {
         world.settle(&[meta.id], DELIVERED);
     }
     blocked.join().unwrap();
-    assert_eq!(world.said().last(), Some(&Notice::Unblocked));
+    world.expect_said(&Notice::Unblocked);
     assert_eq!(
         (world.ledger().open, world.ledger().received, sum(&world.ledger().dropped)),
         (0, 900 * 16, 0)

@@ -89,11 +89,12 @@ impl Worker {
     pub(super) fn write_held(&mut self, which: impl Fn(&Kept) -> bool) -> bool {
         let mut replaced: u32 = 0;
         while replaced < REPLACED_MAX {
+            let bytes_max = self.group_bytes_max();
             let mut bytes: usize = 0;
             let mut fits = |kept: &&Kept| {
                 let first = bytes == 0;
                 bytes = bytes.saturating_add(kept.chunk.body.len());
-                first || bytes <= GROUP_BYTES_MAX
+                first || bytes <= bytes_max
             };
             let group: Vec<_> =
                 self.fresh.held().filter(|kept| which(kept)).take_while(|kept| fits(kept)).cloned().collect();
@@ -142,12 +143,19 @@ impl Worker {
     }
 
     fn no_room(&self) -> String {
-        let cause = if self.disk_full { "the disk is full" } else { "it is at its cap (--spool_max)" };
+        let cause = if self.full.is_some() { "the disk is full" } else { "it is at its cap (--spool_max)" };
         cause.to_owned()
     }
 
     fn unblock(&mut self) {
         if self.blocked.take().is_some() {
+            self.blocked_said.pauses();
+        }
+    }
+
+    /// Says that it takes chunks again, once it has done so for a while: at the edge it is full and free by turns.
+    pub(super) fn say_if_unblocked(&mut self) {
+        if self.blocked_said.is_over() {
             (self.say)(Notice::Unblocked);
         }
     }
@@ -161,11 +169,12 @@ impl Worker {
     /// Writes the batches that wait, as far as there is room.
     fn write_waiting(&mut self) {
         while !self.waiting.is_empty() {
+            let bytes_max = self.group_bytes_max();
             let mut bytes: usize = 0;
             let mut fits = |batch: &Arc<Batch>| {
                 let first = bytes == 0;
                 bytes = bytes.saturating_add(batch.rows.json().len());
-                first || bytes <= GROUP_BYTES_MAX
+                first || bytes <= bytes_max
             };
             let group: Vec<_> =
                 self.waiting.iter().map(|(batch, _)| batch.clone()).take_while(|batch| fits(batch)).collect();
@@ -190,7 +199,7 @@ impl Worker {
     }
 
     fn block(&mut self, cause: String) {
-        if self.blocked.is_none() {
+        if self.blocked_said.begins() {
             (self.say)(Notice::Blocked(cause.clone()));
         }
         self.blocked = Some(cause);
@@ -225,16 +234,7 @@ impl Worker {
 
     /// Makes room for a chunk by the policy; false if it has to wait. What is leased stays.
     fn make_room(&self, bytes: usize, after: &mut After) -> rusqlite::Result<bool> {
-        let mut bytes_max = self.options.policy.bytes_max.saturating_add(OVERHEAD_BYTES);
-        if self.last_call {
-            // What is in hand ends with the process, and is little beside what the cap keeps the disk for.
-            bytes_max = u64::MAX;
-        }
-        let mut reason = Dropped::SpoolFull;
-        if self.disk_full {
-            bytes_max = bytes_max.min(self.store.file_bytes()?.saturating_sub(SLACK_BYTES));
-            reason = Dropped::DiskFull;
-        }
+        let (bytes_max, reason) = self.cap()?;
         let fits = |used: u64| used.saturating_add(bytes as u64) <= bytes_max;
         let mut rows: u64 = 0;
         while !fits(self.store.used_bytes()?) {

@@ -13,6 +13,9 @@ impl Worker {
     pub(super) fn grant(&mut self, ask: &Ask) -> Result<Granted, SpoolError> {
         self.bounds = ask.bounds;
         self.queue.take_back();
+        if self.watch.shut.is_some() {
+            return Ok(Granted { payloads: Vec::new(), waiting: self.queue.waiting(ask.bounds, ask.due) });
+        }
         let mut payloads: Vec<Payload> = Vec::new();
         for _ in 0..ask.payloads.saturating_add(DIVIDED_MAX) {
             if payloads.len() >= ask.payloads {

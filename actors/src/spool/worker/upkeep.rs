@@ -1,10 +1,11 @@
 //! Owns what the spool's thread does when nothing is asked of it: chunks that are too old go, dead letters that a tool
-//! marked come back, unused pages are given back. It never settles a chunk.
+//! marked come back, unused pages are given back, and what the file counts is counted again. It never settles a chunk.
 
 use super::*;
 
 impl Worker {
     pub(super) fn upkeep(&mut self) {
+        self.watch();
         self.queue.take_back();
         if let Some(age_max) = self.options.policy.age_max {
             let limit = now_ms().saturating_sub(i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX));
@@ -23,16 +24,19 @@ impl Worker {
         if !self.unwritten.is_empty() {
             let _ = self.write(Self::write_counts);
         }
-        // Some are kept, for the next chunks take them; on a full disk somebody else may need them more.
-        let keep = if self.disk_full { 0 } else { GIVE_BACK_PAGES };
-        let _ = self.store.give_back(keep, GIVE_BACK_PAGES);
-        if Instant::now() >= self.audit_at {
-            self.audit();
+        self.say_if_unblocked();
+        if self.watch.shut.is_none() {
+            self.give_back();
+            self.look_at_log();
+            if Instant::now() >= self.audit_at {
+                self.audit();
+            }
         }
         self.show_status();
     }
 
-    /// Counts again what the index should hold. It must always be right, for what it does not hold is never sent.
+    /// Counts again what the index should hold, and what the file should. The index must always be right, for what it
+    /// does not hold is never sent.
     fn audit(&mut self) {
         let started = Instant::now();
         let newest_first = self.options.newest_first;
@@ -40,16 +44,23 @@ impl Worker {
         let beyond_edge =
             |id: ChunkId| edge.is_some_and(|edge| if newest_first { id < edge } else { id > edge });
         // An error shows in the requests too.
-        if let Ok((all, beyond)) = self.store.count_chunks(edge, newest_first) {
+        if let Ok((all, beyond)) = self.read(|worker| worker.store.count_chunks(edge, newest_first)) {
             let held = self.fresh.held_metas().count();
             let held_beyond = self.fresh.held_metas().filter(|meta| beyond_edge(meta.id)).count();
             let here = all.saturating_add(held);
             let not_indexed =
                 beyond.saturating_add(held_beyond).saturating_sub(self.queue.counted_beyond_edge());
             if indexed.saturating_add(not_indexed) != here {
-                self.reindex(format!(
-                    "{here} chunks are here, {indexed} in the index and {not_indexed} beyond it"
-                ));
+                let why =
+                    format!("{here} chunks are here, {indexed} in the index and {not_indexed} beyond it");
+                // A chunk whose number is damaged is counted, and not found.
+                if self.read(|worker| worker.store.quick_check()) != Err(SpoolError::Replaced) {
+                    self.reindex(why);
+                }
+            } else {
+                let spooled = self.ledger.snapshot().spooled;
+                // Of a file in which a number was damaged the ledger in memory knows better.
+                let _ = self.read(|worker| worker.store.check_counts(spooled));
             }
         }
         self.audit_at = Instant::now() + AUDIT_EVERY.max(started.elapsed().saturating_mul(1_000));
@@ -93,13 +104,24 @@ impl Worker {
             let mut rows = Rows::default();
             for (row, label) in &letters {
                 rows.append(RowsRef { text: row.as_bytes(), count: 1 });
-                let refused = reason::Refused::of_label(label).unwrap_or(reason::Refused::Other);
-                after.tally.add(Where::Refused(refused), Where::Spooled, 1);
+                let from = self.refused_as(label, &after.tally);
+                after.tally.add(from, Where::Spooled, 1);
             }
             let count = u64::from(rows.count);
             let chunk = self.sealer.seal(&rows.into());
             self.insert(chunk, now_ms(), true, None, after)?;
             after.notices.push(Notice::Replayed { rows: count });
         }
+    }
+
+    /// Where a dead letter was counted. Its reason may be damaged: then it is one that some are counted under.
+    fn refused_as(&self, label: &str, tally: &Tally) -> Where {
+        let ledger = self.ledger.snapshot();
+        let named = reason::Refused::of_label(label).unwrap_or(reason::Refused::Other);
+        std::iter::once(named)
+            .chain(reason::Refused::ALL)
+            .map(Where::Refused)
+            .find(|&place| ledger.at(place) > tally.moved(place, Where::Spooled))
+            .unwrap_or(Where::Wire)
     }
 }
