@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use actix::{System, SystemRunner};
 use actors::core::endpoint::{Endpoint, Transport};
+use actors::forwarder::post::ingest_url;
 use actors::spool::Spool;
 use actors::supervisor::Storms;
 use actors::tls;
@@ -215,7 +216,7 @@ async fn live(
     if let Some(address) = stats {
         info!(logger, "showing its figures"; "url" => format!("http://{address}/stats"));
     }
-    info!(logger, "forwarding"; "url" => options::ingest_url(settings), "every_s" => settings.interval.as_secs_f64(),
+    info!(logger, "forwarding"; "url" => ingest_url(&settings.blueflood, &settings.tenant), "every_s" => settings.interval.as_secs_f64(),
         "spool" => options::place_name(&settings.spool), "buffered" => found);
     let notifier = crew.board().and_then(|board| Notifier::start(board.clone(), logger));
 

@@ -3,6 +3,7 @@
 
 mod fresh;
 mod incoming;
+mod lanes;
 mod outgoing;
 mod upkeep;
 
@@ -13,13 +14,16 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use self::fresh::{Fresh, Kept};
+use self::{
+    fresh::{Fresh, Kept},
+    lanes::Lanes,
+};
 use super::{
-    Ask, Batch, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError, Status,
-    WhenFull,
+    Ask, Batch, Bodies, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError,
+    Status, WhenFull,
     open::{self, Known, Opened, Place},
     reserve::Reserve,
-    store::{self, Loaded, Store},
+    store::{self, LaneNumber, Loaded, Store},
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
@@ -71,6 +75,7 @@ pub(super) struct Worker {
     /// Held for as long as the spool is ours.
     _lock: Option<File>,
     sealer: Sealer,
+    lanes: Lanes,
     ledger: SharedLedger,
     /// What the file has of the counts that do not come with a chunk.
     written: Ledger,
@@ -177,11 +182,13 @@ impl Worker {
         let Opened { store, lock, salvage } = opened;
         let sealer = Sealer::new(options.encoding);
         let queue = Queue::new(options.newest_first, 0);
+        let lanes = Lanes::read(&store, &options.tenant);
         let mut worker = Self {
             options,
             store,
             _lock: lock,
             sealer,
+            lanes,
             ledger,
             written: Ledger::default(),
             status,
@@ -220,6 +227,7 @@ impl Worker {
         if worker.reserve.as_ref().is_some_and(|reserve| !reserve.take(false)) {
             worker.disk_is_full();
         }
+        worker.say_of_other_tenants();
         worker
     }
 
@@ -278,13 +286,18 @@ impl Worker {
                 }
                 Request::Load(chunks, reply) => {
                     self.settle_all(&mut settles);
-                    let _ = reply.send(self.read(|worker| worker.load(&chunks)));
+                    let loaded = self.read(|worker| worker.load(&chunks));
+                    let _ = reply.send(loaded.and_then(|chunks| self.of_one_tenant(chunks)));
                 }
                 Request::Configure(policy, reply) => {
                     self.options.policy = policy;
                     if policy.hold.is_zero() {
                         self.write_held(|_| true);
                     }
+                    let _ = reply.send(Ok(()));
+                }
+                Request::Tenant(tenant, reply) => {
+                    self.set_tenant(tenant);
                     let _ = reply.send(Ok(()));
                 }
                 Request::LastCall(reply) => {
@@ -394,6 +407,7 @@ impl Worker {
         after.written_chunks.into_iter().for_each(|id| self.fresh.written(id));
         if let Some(written) = after.written {
             self.written = written;
+            self.lanes.first_is_written = true;
             self.unwritten = Tally::default();
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
@@ -438,7 +452,7 @@ impl Worker {
         let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
         ledger.received = ledger.received.saturating_sub(in_memory);
         let spooled = ledger.spooled;
-        let known = Known { ledger, last_id: self.last_id };
+        let known = Known { ledger, last_id: self.last_id, tenants: self.lanes.all() };
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
             Ok((store, salvage)) => {
                 self.store = store;
