@@ -160,7 +160,7 @@ pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
         Notice::OfAnotherTenant { tenant, rows, now } => {
             warn!(log, "datapoints wait for another tenant than --tenant, and go there: they were taken for it";
                 "waits_for" => &*tenant, "datapoints" => rows, "tenant" => &*now,
-                "to_send_them_elsewhere" => "print them with `blueflood-forward spool export`");
+                "to_send_them_elsewhere" => format!("print them with `blueflood-forward spool export --of {tenant}`"));
         }
         Notice::DiskFull => {
             error!(
