@@ -27,7 +27,7 @@ use crate::logging::{self, Log, LogSettings};
 use crate::notify::Notifier;
 use crate::settings::{Effective, Loaded, Refused, Settings};
 
-pub(crate) use self::options::{encoding, rows, target};
+pub(crate) use self::options::{encoding, refused_spool, rows, target};
 
 /// Restarts of actors within a minute, after which the process gives up and lets whoever started it start it again.
 const RESTARTS_MAX: usize = 300;

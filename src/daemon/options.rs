@@ -10,7 +10,7 @@ use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
 use actors::forwarder::Auth;
 use actors::forwarder::post::Target;
-use actors::spool::open::{self, Place};
+use actors::spool::open::{self, OpenError, Place};
 use actors::spool::store::Sync;
 use actors::spool::{Notice, Policy, WhenFull};
 use rustls::ClientConfig;
@@ -119,6 +119,11 @@ pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
         newest_first: settings.catch_up == CatchUp::NewestFirst,
         tenant: settings.tenant.clone(),
     }
+}
+
+/// Why the daemon would not start on the spool that the settings name.
+pub(crate) fn refused_spool(settings: &Settings) -> Option<OpenError> {
+    open::would_refuse(&spool(settings).place)
 }
 
 /// What is not wrong with the place of the spool, and will be regretted.

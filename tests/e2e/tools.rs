@@ -232,7 +232,13 @@ fn the_daemon_and_the_tools_refuse_what_is_not_ours_and_a_later_version() {
         let Err(ended) = world.try_daemon(&["--spool", path]) else { panic!("{path}: it started") };
         assert_eq!(ended.code, Some(1));
         assert!(ended.says(words) && ended.says("--spool"), "{ended:#?}");
-        for tool in [["spool", "info"], ["spool", "export"], ["dead-letters", "list"], ["spool", "compact"]] {
+        for tool in [
+            ["spool", "info"],
+            ["spool", "export"],
+            ["dead-letters", "list"],
+            ["spool", "compact"],
+            ["check", "--quiet"],
+        ] {
             let output = run(&[&tool[..], &["--spool", path]].concat());
             assert_eq!(output.status.code(), Some(1), "{tool:?} {path}");
             assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
