@@ -44,13 +44,15 @@ pub struct Frame {
     pub rows: Rows,
     /// When they came, in milliseconds since 1970.
     pub received_ms: i64,
+    /// Whose they are.
+    pub tenant: Arc<str>,
     taken: AtomicBool,
 }
 
 impl Frame {
-    /// Rows that came at `received_ms`.
-    pub fn new(rows: Rows, received_ms: i64) -> Self {
-        Self { rows, received_ms, taken: AtomicBool::new(false) }
+    /// Rows that came at `received_ms`, and whose they are.
+    pub fn new(rows: Rows, received_ms: i64, tenant: Arc<str>) -> Self {
+        Self { rows, received_ms, tenant, taken: AtomicBool::new(false) }
     }
 }
 
@@ -85,6 +87,8 @@ pub struct Hand(Arc<Mutex<InHand>>);
 struct InHand {
     open: OpenArray,
     opened: Option<(Instant, i64)>,
+    /// Whose the open rows are.
+    tenant: Arc<str>,
     sealed: VecDeque<Arc<Batch>>,
 }
 
@@ -100,6 +104,10 @@ impl InHand {
         let mut full = Vec::new();
         if frame.taken.load(Ordering::Acquire) {
             return full;
+        }
+        if *self.tenant != *frame.tenant {
+            full.extend(self.seal(false));
+            self.tenant = frame.tenant.clone();
         }
         let bytes_max = options.payload_bytes_max.saturating_sub(punctuation_bytes(1));
         let mut rest = frame.rows.as_ref();
@@ -138,7 +146,7 @@ impl InHand {
         // The next chunk will be about as large.
         let room = self.open.bytes().saturating_add(self.open.bytes() / 8);
         let open = std::mem::replace(&mut self.open, OpenArray::with_room(room));
-        let batch = Arc::new(Batch::new(open.close(), received_ms).due(due));
+        let batch = Arc::new(Batch::new(open.close(), received_ms).of(self.tenant.clone()).due(due));
         self.sealed.push_back(batch.clone());
         Some(batch)
     }

@@ -30,7 +30,7 @@ use crate::{
     },
     faults,
     keystone_auth::{GetToken, NoToken, Rejected, Token},
-    spool::{Ask, Batch, Granted, Payload, Spool, SpoolError},
+    spool::{Ask, Batch, Bodies, Granted, Payload, Spool, SpoolError},
     supervisor::{Gone, Lifeline, Link, supervised},
 };
 
@@ -149,10 +149,12 @@ pub struct Forwarder {
     clock: Instant,
     outbox: Outbox,
     client: Option<Rc<awc::Client>>,
-    /// Bodies that came with a lease, for the POST that follows at once.
-    bodies: HashMap<ChunkId, Chunk>,
-    /// The body of a POST of one row that passed: it tells whether Blueflood works.
-    control: Option<Bytes>,
+    /// Bodies that came with a lease, each with whose it is, for the POST that follows at once.
+    bodies: HashMap<ChunkId, (Arc<str>, Chunk)>,
+    /// A POST of one row that passed: it tells whether Blueflood works.
+    control: Option<Ready>,
+    /// Where the last answer came from that was no success.
+    failed_url: Option<String>,
     /// Since when a payload could leave.
     free_since: Option<Instant>,
     /// The token that each parcel in flight was sent with, by generation.
@@ -171,6 +173,8 @@ enum Sent {
         bytes: usize,
         /// The token that it was sent with, by generation.
         token: Option<u64>,
+        /// Whose rows they were.
+        tenant: Arc<str>,
     },
     /// There is no token to send it with, newer than the one that was refused.
     NoToken { missing: Missing, refused: Option<u64> },
@@ -187,13 +191,21 @@ struct Missing {
 /// What is POSTed.
 enum What {
     /// These chunks, whose bodies are here.
-    Here(Vec<Chunk>),
+    Here(Bodies),
     /// These chunks, whose bodies are in the spool.
     InSpool(Vec<ChunkId>),
     /// A few rows of these chunks.
     Few(Vec<ChunkId>, u32),
     /// This body.
-    Body(Bytes),
+    Body(Ready),
+}
+
+/// What can be POSTed.
+#[derive(Clone)]
+struct Ready {
+    /// Whose rows they are.
+    tenant: Arc<str>,
+    body: Bytes,
 }
 
 impl Forwarder {
@@ -210,6 +222,7 @@ impl Forwarder {
             client: None,
             bodies: HashMap::new(),
             control: None,
+            failed_url: None,
             free_since: None,
             tokens: HashMap::new(),
             awaits_token: false,
@@ -238,9 +251,13 @@ impl Forwarder {
                     self.lease(Ask { payloads, bounds, due, apart }, ctx);
                 }
                 Action::Send { parcel, chunks, renew_token } => {
-                    let bodies: Vec<Chunk> = chunks.iter().filter_map(|id| self.bodies.remove(id)).collect();
-                    let all_here = bodies.len() == chunks.len();
-                    let what = if all_here { What::Here(bodies) } else { What::InSpool(chunks) };
+                    let mut here = Bodies::default();
+                    for (tenant, chunk) in chunks.iter().filter_map(|id| self.bodies.remove(id)) {
+                        here.tenant = tenant;
+                        here.chunks.push(chunk);
+                    }
+                    let all_here = here.chunks.len() == chunks.len();
+                    let what = if all_here { What::Here(here) } else { What::InSpool(chunks) };
                     self.send(parcel, what, renew_token, ctx);
                 }
                 Action::Try { trial, chunks, rows } => {
@@ -276,8 +293,9 @@ impl Forwarder {
             let event = match granted {
                 Ok(Granted { payloads, waiting }) => {
                     let mut leased = Vec::with_capacity(payloads.len());
-                    for Payload { leases, chunks, apart } in payloads {
-                        forwarder.bodies.extend(leases.iter().map(|lease| lease.meta.id).zip(chunks));
+                    for Payload { leases, tenant, chunks, apart } in payloads {
+                        let bodies = chunks.into_iter().map(|chunk| (tenant.clone(), chunk));
+                        forwarder.bodies.extend(leases.iter().map(|lease| lease.meta.id).zip(bodies));
                         leased.push(Leased { chunks: leases, apart });
                     }
                     Event::Leased { asked, payloads: leased, waiting }
@@ -302,7 +320,7 @@ impl Forwarder {
             (self.spool.clone(), self.options.target.clone(), self.options.encoding);
         let keep_row = self.outbox.wants_control();
         let sent = async move {
-            let (body, control) = match body(what, &spool, encoding, keep_row).await {
+            let (Ready { tenant, body }, control) = match body(what, &spool, encoding, keep_row).await {
                 Some(found) => found,
                 None => return (Sent::NotLoaded, None),
             };
@@ -312,14 +330,16 @@ impl Forwarder {
             };
             let started = Instant::now();
             let bytes = body.len();
-            let verdict = post::post(&client, &target, token.as_deref(), encoding, body).await;
+            let verdict = post::post(&client, &target, &tenant, token.as_deref(), encoding, body).await;
             let token = token.map(|token| token.generation);
-            (Sent::Answered { verdict, took: started.elapsed(), bytes, token }, control)
+            (Sent::Answered { verdict, took: started.elapsed(), bytes, token, tenant }, control)
         };
         ctx.spawn(sent.into_actor(self).map(move |(sent, control), forwarder, ctx| {
             faults::point("forwarder.answered");
             match sent {
-                Sent::Answered { verdict, took, bytes, token } => {
+                Sent::Answered { verdict, took, bytes, token, tenant } => {
+                    let url = || forwarder.options.target.ingest_url(&tenant);
+                    forwarder.failed_url = (!verdict.is_success()).then(url);
                     forwarder.note(&verdict, took, bytes);
                     if let Some(generation) = token.filter(|_| verdict == Verdict::Unauthorized) {
                         forwarder.tokens.insert(parcel, generation);
@@ -393,10 +413,12 @@ impl Forwarder {
 
     fn say(&self, notice: Notice) {
         let log = &self.log;
+        // Rows that wait for another tenant than that of the settings may be what fails.
+        let url = self.failed_url.clone().unwrap_or_else(|| self.options.target.ingest_url(""));
         match notice {
             Notice::Closed { who: Who::Blueflood, cause, wait } => {
                 warn!(log, "Blueflood does not take metrics: they are kept, and sent again";
-                    "url" => &self.options.target.url, "cause" => cause, "next_try_s" => wait.as_secs_f64());
+                    "url" => &url, "cause" => cause, "next_try_s" => wait.as_secs_f64());
             }
             Notice::Closed { who: Who::Keystone, cause, wait } => {
                 warn!(log, "Keystone gives no token: metrics are kept, and sent when it does";
@@ -408,12 +430,12 @@ impl Forwarder {
             }
             Notice::Opened { after, failures } => {
                 info!(log, "Blueflood takes metrics again";
-                    "url" => &self.options.target.url, "after_s" => after.as_secs(), "failed_tries" => failures);
+                    "url" => &url, "after_s" => after.as_secs(), "failed_tries" => failures);
             }
             Notice::Misconfigured(text) => {
                 error!(log, "Blueflood refuses everything, which only a change can mend: check --blueflood, \
                              --tenant and the credentials; metrics are kept meanwhile";
-                    "url" => &self.options.target.url, "answer" => text);
+                    "url" => &url, "answer" => text);
             }
             Notice::Halving { rows, cause } => {
                 info!(log, "a payload fails by itself: halving it to find the rows that cause it";
@@ -454,24 +476,29 @@ async fn body(
     spool: &Spool,
     encoding: Encoding,
     keep_row: bool,
-) -> Option<(Bytes, Option<Bytes>)> {
-    let load = async |ids: Vec<ChunkId>| spool.load(ids).await.ok().filter(|chunks| !chunks.is_empty());
+) -> Option<(Ready, Option<Ready>)> {
+    let load = async |ids: Vec<ChunkId>| {
+        spool.load_bodies(ids).await.ok().filter(|bodies| !bodies.chunks.is_empty())
+    };
     let few = |chunks: &[Chunk], rows| {
         let rows = payload::sample(chunks, rows, |below| fastrand::u32(0..below.max(1))).ok()?;
         payload::of_rows(rows, encoding).ok()
     };
-    let chunks = match what {
-        What::Here(chunks) => chunks,
+    let Bodies { tenant, chunks } = match what {
+        What::Here(bodies) => bodies,
         What::InSpool(ids) => load(ids).await?,
         What::Few(ids, rows) => {
-            let body = few(&load(ids).await?, rows)?;
-            return Some((body.clone(), keep_row.then_some(body)));
+            let Bodies { tenant, chunks } = load(ids).await?;
+            let ready = Ready { tenant, body: few(&chunks, rows)? };
+            return Some((ready.clone(), keep_row.then_some(ready)));
         }
-        What::Body(body) => return Some((body, None)),
+        What::Body(ready) => return Some((ready, None)),
     };
     let control = keep_row.then(|| few(chunks.get(..1)?, 1)).flatten();
+    let control = control.map(|body| Ready { tenant: tenant.clone(), body });
     // A chunk that does not read back is found by the spool when it is loaded again.
-    Some((payload::compose(&chunks, encoding).ok()?, control))
+    let body = payload::compose(&chunks, encoding).ok()?;
+    Some((Ready { tenant, body }, control))
 }
 
 /// A token for the next request, newer than the one that was refused; none if none is wanted.

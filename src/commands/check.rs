@@ -9,7 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{connect, say};
 use crate::cli;
-use crate::daemon::descriptors;
+use crate::daemon::{descriptors, refused_spool};
 use crate::settings::{self, Effective, Settings, Surroundings};
 
 /// How clap knows it: it takes every option of the daemon.
@@ -68,6 +68,10 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
         Ok(loaded) => {
             cli::complain("warning", loaded.warnings);
             cli::complain("warning", descriptors::fit(&loaded.settings, descriptors::most()).1);
+            if let Some(error) = refused_spool(&loaded.settings) {
+                cli::complain("error", [error]);
+                return ExitCode::FAILURE;
+            }
             // The files that they name are no part of the settings, and yet nothing works without them.
             match Outgoing::new(&loaded.settings.tls()) {
                 Ok(outgoing) => {

@@ -115,19 +115,19 @@ async fn datapoint(settings: &Settings, target: &Target, token: Option<&Token>) 
     let encoding = daemon::encoding(settings);
     let chunk = Sealer::new(encoding).seal(&rows.into());
     let verdict = match payload::compose(&[chunk], encoding) {
-        Ok(body) => post::post(&post::client(target), target, token, encoding, body).await,
+        Ok(body) => post::post(&post::client(target), target, &settings.tenant, token, encoding, body).await,
         Err(damaged) => Verdict::RefusedWhole(damaged.to_string()),
     };
     let name = String::from_utf8_lossy(NAME);
     match verdict {
         Verdict::Stored => {
-            say(format_args!("Blueflood  stored a datapoint {name} ({})", target.url));
+            say(format_args!("Blueflood  stored a datapoint {name} ({})", target.ingest_url("")));
             true
         }
         other => {
             complain(format_args!(
                 "error: Blueflood did not store a datapoint {name} ({}): {}; check --tenant, the credentials and --ttl",
-                target.url,
+                target.ingest_url(""),
                 other.words()
             ));
             false

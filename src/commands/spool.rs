@@ -27,6 +27,7 @@ pub fn command() -> Command {
         .subcommand(
             Command::new("export")
                 .about("Print every datapoint in it as a line of JSON, the oldest first")
+                .arg(Arg::new("of").long("of").value_name("TENANT").help("Only those that were taken for this tenant"))
                 .args(arguments()),
         )
         .subcommand(
@@ -57,8 +58,9 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     if what == "compact" {
         return with_path(given, around, |path| Ok(make_compact(path)?));
     }
+    let of = given.try_get_one::<String>("of").ok().flatten().map(String::as_str);
     with_spool(given, around, |inspector, path| match what {
-        "export" => export(inspector),
+        "export" => export(inspector, of),
         "verify" => verify(inspector, path),
         _ => inspector
             .info()
@@ -127,6 +129,9 @@ fn show(info: &Info, path: &Path, now: SystemTime) {
         )),
     }
     say(format_args!("datapoints    {} in {} chunks", info.rows, info.chunks));
+    for (tenant, rows) in info.tenants.iter().filter(|_| info.tenants.len() > 1) {
+        say(format_args!("              {rows} of them for {tenant}"));
+    }
     let each = if info.rows == 0 { 0.0 } else { info.body_bytes as f64 / info.rows as f64 };
     say(format_args!(
         "bytes         {} kept, {} as text, {each:.1} a datapoint",
@@ -157,9 +162,9 @@ pub(super) fn age(at_ms: Option<i64>, now: SystemTime) -> String {
     format!("{}, {} ago", humantime::format_rfc3339_seconds(at), humantime::format_duration(ago))
 }
 
-fn export(inspector: &Inspector) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn export(inspector: &Inspector, of: Option<&str>) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let damaged = inspector.rows(|row| -> Result<(), Box<dyn std::error::Error>> {
+    let damaged = inspector.rows(of, |row| -> Result<(), Box<dyn std::error::Error>> {
         out.write_all(row)?;
         Ok(out.write_all(b"\n")?)
     })?;

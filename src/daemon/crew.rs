@@ -256,6 +256,9 @@ impl Crew {
         if let Err(error) = self.ground.spool.configure(options::spool_policy(settings)).await {
             error!(log, "the spool goes on by its old limits"; "error" => %error);
         }
+        if let Err(error) = self.ground.spool.set_tenant(settings.tenant.clone()).await {
+            error!(log, "the spool cannot say whose rows wait"; "error" => %error);
+        }
 
         let mut doors = doors;
         let (kept, gone): (Vec<_>, Vec<_>) =

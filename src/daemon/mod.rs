@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use actix::{System, SystemRunner};
 use actors::core::endpoint::{Endpoint, Transport};
+use actors::forwarder::post::ingest_url;
 use actors::spool::Spool;
 use actors::supervisor::Storms;
 use actors::tls;
@@ -26,7 +27,7 @@ use crate::logging::{self, Log, LogSettings};
 use crate::notify::Notifier;
 use crate::settings::{Effective, Loaded, Refused, Settings};
 
-pub(crate) use self::options::{encoding, rows, target};
+pub(crate) use self::options::{encoding, refused_spool, rows, target};
 
 /// Restarts of actors within a minute, after which the process gives up and lets whoever started it start it again.
 const RESTARTS_MAX: usize = 300;
@@ -215,7 +216,7 @@ async fn live(
     if let Some(address) = stats {
         info!(logger, "showing its figures"; "url" => format!("http://{address}/stats"));
     }
-    info!(logger, "forwarding"; "url" => options::ingest_url(settings), "every_s" => settings.interval.as_secs_f64(),
+    info!(logger, "forwarding"; "url" => ingest_url(&settings.blueflood, &settings.tenant), "every_s" => settings.interval.as_secs_f64(),
         "spool" => options::place_name(&settings.spool), "buffered" => found);
     let notifier = crew.board().and_then(|board| Notifier::start(board.clone(), logger));
 

@@ -10,10 +10,9 @@ use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
 use actors::forwarder::Auth;
 use actors::forwarder::post::Target;
-use actors::spool::open::{self, Place};
+use actors::spool::open::{self, OpenError, Place};
 use actors::spool::store::Sync;
 use actors::spool::{Notice, Policy, WhenFull};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use slog::{Logger, debug, error, info, warn};
@@ -23,9 +22,6 @@ use crate::settings::{CatchUp, Compress, Effective, Settings, SpoolFull, SpoolPl
 /// The longest first pause after a failure.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 
-/// What a path segment may hold as it is.
-const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 /// Every effective setting as it may be shown to whoever reaches the stats port.
 pub(super) fn settings_shown(effective: &[Effective]) -> Value {
     let shown = |entry: &Effective| json!({ "key": entry.setting.key, "value": entry.setting.shown(&entry.text), "origin": entry.origin });
@@ -34,13 +30,13 @@ pub(super) fn settings_shown(effective: &[Effective]) -> Value {
 
 /// Whom to POST to, and how.
 pub(crate) fn target(settings: &Settings, tls: Arc<ClientConfig>) -> Target {
-    Target { tls, url: ingest_url(settings), timeout: settings.timeout, concurrency: settings.concurrency }
-}
-
-/// Where everything is POSTed to.
-pub(super) fn ingest_url(settings: &Settings) -> String {
-    let base = settings.blueflood.trim_end_matches('/');
-    format!("{base}/v2.0/{}/ingest", utf8_percent_encode(&settings.tenant, &UNRESERVED))
+    Target {
+        tls,
+        base: settings.blueflood.clone(),
+        tenant: settings.tenant.clone(),
+        timeout: settings.timeout,
+        concurrency: settings.concurrency,
+    }
 }
 
 pub(super) fn payload_bytes_max(settings: &Settings) -> usize {
@@ -121,7 +117,13 @@ pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
         encoding: encoding(settings),
         policy: spool_policy(settings),
         newest_first: settings.catch_up == CatchUp::NewestFirst,
+        tenant: settings.tenant.clone(),
     }
+}
+
+/// Why the daemon would not start on the spool that the settings name.
+pub(crate) fn refused_spool(settings: &Settings) -> Option<OpenError> {
+    open::would_refuse(&spool(settings).place)
 }
 
 /// What is not wrong with the place of the spool, and will be regretted.
@@ -174,6 +176,11 @@ pub(super) fn say_of_spool(log: Logger) -> impl Fn(Notice) + Send + 'static {
         Notice::Unblocked => info!(log, "the spool takes metrics again"),
         Notice::Dropped { reason, rows } => {
             warn!(log, "datapoints are dropped by policy"; "reason" => reason.label(), "datapoints" => rows);
+        }
+        Notice::OfAnotherTenant { tenant, rows, now } => {
+            warn!(log, "datapoints wait for another tenant than --tenant, and go there: they were taken for it";
+                "waits_for" => &*tenant, "datapoints" => rows, "tenant" => &*now,
+                "to_send_them_elsewhere" => format!("print them with `blueflood-forward spool export --of {tenant}`"));
         }
         Notice::DiskFull => {
             error!(

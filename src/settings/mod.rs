@@ -105,6 +105,17 @@ impl fmt::Display for Problem {
     }
 }
 
+/// With less left before Cassandra's end than the default `--ttl`, it is no setting that is wrong.
+const LEFT_MIN_S: u64 = 86_400;
+
+/// What is wrong with `--ttl`.
+enum TtlProblem {
+    /// A shorter one would do.
+    TooLong(String),
+    /// None would: to refuse to start would lose more.
+    NoneFits(String),
+}
+
 impl Settings {
     /// Finds out what counts among the arguments that were `given`, the environment, the file that they name and the
     /// defaults.
@@ -131,7 +142,11 @@ impl Settings {
             warnings.extend(quoted(&effective));
             warnings.extend(settings.auth_doubts(&effective, around));
             problems.extend(settings.auth_problems().map(|(key, why)| problem(key, why)));
-            problems.extend(settings.ttl_problem(around.now).map(|why| problem("ttl", why)));
+            match settings.ttl_problem(around.now) {
+                Some(TtlProblem::TooLong(why)) => problems.push(problem("ttl", why)),
+                Some(TtlProblem::NoneFits(why)) => warnings.push(why),
+                None => {}
+            }
         }
         match settings.filter(|_| problems.is_empty()) {
             Some(settings) => Ok(Loaded { settings, effective, warnings }),
@@ -141,14 +156,20 @@ impl Settings {
 
     /// Cassandra counts the second in which a datapoint ends in 32 bits. Beyond, Blueflood answers 200 and stores
     /// nothing.
-    fn ttl_problem(&self, now: SystemTime) -> Option<String> {
+    fn ttl_problem(&self, now: SystemTime) -> Option<TtlProblem> {
         let last = UNIX_EPOCH.checked_add(Duration::from_secs(i32::MAX.unsigned_abs().into()))?;
         let left = last.duration_since(now).unwrap_or_default().as_secs();
-        (u64::from(self.ttl) > left).then(|| {
-            format!(
+        let too_long = u64::from(self.ttl) > left;
+        too_long.then(|| match left {
+            LEFT_MIN_S.. => TtlProblem::TooLong(format!(
                 "ends after 2038-01-19, which Cassandra can't count to: Blueflood would answer 200 and store nothing; \
                  write {left} or less"
-            )
+            )),
+            _ => TtlProblem::NoneFits(
+                "by the clock of this host what is stored now ends after 2038-01-19, to which Cassandra counts from 5.0 \
+                 on: an older one answers 200 and stores nothing; set the clock, if it is wrong"
+                    .to_owned(),
+            ),
         })
     }
 

@@ -23,6 +23,8 @@ struct User {
     file: Option<(&'static str, String)>,
     /// Whether everyone can read every file.
     open: bool,
+    /// The clock, in seconds since 1970; 0: a day of 2026.
+    now_s: u64,
 }
 
 impl User {
@@ -55,7 +57,7 @@ impl User {
             _ => Err(io::Error::from(io::ErrorKind::NotFound)),
         };
         // 2026-11-24
-        let now = UNIX_EPOCH + Duration::from_secs(1_795_500_000);
+        let now = UNIX_EPOCH + Duration::from_secs(if self.now_s == 0 { 1_795_500_000 } else { self.now_s });
         let others_can_read = |_: &Path| self.open;
         Settings::load(
             &given,
@@ -380,6 +382,18 @@ fn what_blueflood_would_swallow_is_refused() {
         "{problem}"
     );
     assert!(User::types("--limit 1000").problem().contains("at least 1024"));
+}
+
+#[test]
+fn a_clock_far_ahead_is_warned_of_and_keeps_no_daemon_from_its_start() {
+    let end = u64::from(i32::MAX.unsigned_abs());
+    for now_s in [end - 86_399, end, end + 1_000_000_000] {
+        let warnings = User { now_s, ..User::types("") }.warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains("2038-01-19"), "{warnings:?}");
+    }
+    let user = |line| User { now_s: end - 86_400, ..User::types(line) };
+    assert_eq!(user("").warnings(), Vec::<String>::new());
+    assert!(user("--ttl 86401").problem().contains("write 86400 or less"));
 }
 
 #[test]

@@ -140,7 +140,7 @@ fn outbox(c: &mut Criterion) {
         queue.filled(&[], true);
         b.iter(|| {
             id += 1;
-            queue.added(Meta { id, rows: 2_000, raw_bytes: 320_000 }, false);
+            queue.added(Meta { id, rows: 2_000, raw_bytes: 320_000, lane: 0 }, false);
             let mut events = vec![Event::Poke];
             while let Some(event) = events.pop() {
                 for action in outbox.apply(event, now, 0.5) {
@@ -193,6 +193,7 @@ fn spool(c: &mut Criterion) {
                     unwritten_max: Duration::ZERO,
                 },
                 newest_first: false,
+                tenant: String::new(),
             };
             Spool::start(options, |_| ()).unwrap()
         };

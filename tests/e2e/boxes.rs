@@ -205,11 +205,15 @@ fn an_answer_that_never_comes_to_its_point_is_told_with_its_reason() {
 }
 
 #[test]
-fn a_page_with_a_200_is_no_delivery_and_is_said() {
+fn a_page_is_neither_a_delivery_nor_a_refusal_and_is_said() {
     let page = "<!DOCTYPE html><html><body>Please log in</body></html>";
     let whole = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{page}", page.len());
     let until_close = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n{page}");
-    each(&[(whole, false), (until_close, true)], |(answer, closes)| {
+    // nginx says so of rows that are sent to a port that wants TLS.
+    let refusal =
+        "<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>\r\n";
+    let refused = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{refusal}", refusal.len());
+    each(&[(whole, false), (until_close, true), (refused, false)], |(answer, closes)| {
         let (answer, closes) = (answer.clone(), *closes);
         let boxed = Boxed::start(
             move |_, _, _| {

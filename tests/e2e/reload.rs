@@ -18,13 +18,21 @@ impl Configured {
         Self { world, file }
     }
 
+    /// In one step: a daemon that reads half of it, for an earlier signal, would take that for all.
     fn write(&self, settings: &str) {
-        std::fs::write(&self.file, settings).unwrap();
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, settings).unwrap();
+        std::fs::rename(new, &self.file).unwrap();
     }
 
     /// A daemon whose endpoints come from the file.
     fn daemon(&self) -> Daemon {
-        self.world.daemon(&[ENDPOINT_IN_FILE, "--config", self.file.to_str().unwrap()])
+        self.daemon_with(&[])
+    }
+
+    fn daemon_with(&self, more: &[&str]) -> Daemon {
+        let from_file = [ENDPOINT_IN_FILE, "--config", self.file.to_str().unwrap()];
+        self.world.daemon(&[&from_file[..], more].concat())
     }
 }
 
@@ -138,4 +146,73 @@ fn nothing_is_lost_while_settings_change_under_load() {
         stats["datapoints"]["delivered"] == 10_000 && stats["datapoints"]["buffered"] == 0
     });
     assert_eq!(daemon.stats()["actors"]["forwarder"]["restarts"], 0);
+}
+
+/// Points of a tenant, by the first part of their names.
+fn of(world: &World, tenant: &str) -> std::collections::BTreeMap<String, usize> {
+    let mut counts = std::collections::BTreeMap::new();
+    for point in world.blueflood.points(tenant) {
+        *counts.entry(point.name.split('.').next().unwrap().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+fn counts<const N: usize>(of: [(&str, usize); N]) -> std::collections::BTreeMap<String, usize> {
+    of.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
+}
+
+#[test]
+fn rows_that_wait_for_one_tenant_go_there_after_a_reload_to_another() {
+    let configured = Configured::new();
+    let (one, _) = free_ports();
+    let settings = |tenant| format!("endpoint = [{}]\ntenant = \"{tenant}\"\n", endpoint(one));
+    configured.write(&settings("acme"));
+    let daemon = configured.daemon_with(&[TENANT_IN_FILE]);
+    configured.world.answers("503x*");
+    let mut open = std::net::TcpStream::connect(("127.0.0.1", one)).unwrap();
+    open.write_all(lines("before", 300).as_bytes()).unwrap();
+    daemon.expect_received(300);
+
+    configured.write(&settings("other"));
+    daemon.signal("HUP");
+    let said = daemon.expect_said(
+        "datapoints wait for another tenant than --tenant, and go there: they were taken for it",
+    );
+    assert_eq!(
+        (&said["waits_for"], &said["datapoints"], &said["tenant"]),
+        (&"acme".into(), &300.into(), &"other".into())
+    );
+    daemon.expect_said("the settings are read again");
+    open.write_all(lines("after", 200).as_bytes()).unwrap();
+    daemon.expect_received(500);
+
+    configured.world.answers("");
+    daemon.expect_delivered(500);
+    assert_eq!(of(&configured.world, "acme"), counts([("before", 300)]));
+    assert_eq!(of(&configured.world, "other"), counts([("after", 200)]));
+}
+
+#[test]
+fn rows_that_wait_for_one_tenant_go_there_after_a_restart_for_another() {
+    for ending in ["TERM", "KILL"] {
+        let world = World::new();
+        world.answers("503x*");
+        let daemon = world.daemon(&["--spool_hold", "0"]);
+        daemon.send_lines("before", 300);
+        daemon.expect("all in the spool", |stats| stats["datapoints"]["in_spool"] == 300);
+        daemon.signal(ending);
+        daemon.wait();
+
+        let daemon = world.daemon(&["--tenant", "other"]);
+        let said = daemon.expect_said(
+            "datapoints wait for another tenant than --tenant, and go there: they were taken for it",
+        );
+        assert_eq!((&said["waits_for"], &said["datapoints"]), (&TENANT.into(), &300.into()));
+        daemon.send_lines("after", 200);
+        daemon.expect("all here", |stats| stats["datapoints"]["buffered"] == 500);
+        world.answers("");
+        daemon.expect("nothing left", |stats| stats["datapoints"]["buffered"] == 0);
+        assert_eq!(of(&world, TENANT), counts([("before", 300)]));
+        assert_eq!(of(&world, "other"), counts([("after", 200)]));
+    }
 }

@@ -232,7 +232,13 @@ fn the_daemon_and_the_tools_refuse_what_is_not_ours_and_a_later_version() {
         let Err(ended) = world.try_daemon(&["--spool", path]) else { panic!("{path}: it started") };
         assert_eq!(ended.code, Some(1));
         assert!(ended.says(words) && ended.says("--spool"), "{ended:#?}");
-        for tool in [["spool", "info"], ["spool", "export"], ["dead-letters", "list"], ["spool", "compact"]] {
+        for tool in [
+            ["spool", "info"],
+            ["spool", "export"],
+            ["dead-letters", "list"],
+            ["spool", "compact"],
+            ["check", "--quiet"],
+        ] {
             let output = run(&[&tool[..], &["--spool", path]].concat());
             assert_eq!(output.status.code(), Some(1), "{tool:?} {path}");
             assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{output:?}");
@@ -290,4 +296,30 @@ fn a_disk_smaller_than_the_spool_may_grow_is_said_at_the_start() {
     let world = World::new();
     let daemon = world.daemon(&["--spool_max", "500TiB"]);
     assert_eq!(daemon.times_said("the disk of the spool is smaller than the spool may grow"), 1);
+}
+
+#[test]
+fn what_waits_for_each_tenant_is_told_and_can_be_taken_out_by_itself() {
+    let world = World::new();
+    world.blueflood.pause();
+    for (tenant, n, received) in [("acme", 20, 20), ("other", 7, 27)] {
+        let daemon = world.daemon(&["--tenant", tenant, "--shutdown_timeout", "0.1"]);
+        daemon.send_lines(tenant, n);
+        daemon.expect_received(received);
+        daemon.stop();
+    }
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    let info = says(&["spool", "info", "--spool", spool]);
+    assert!(info.contains(" 20 of them for acme\n") && info.contains(" 7 of them for other\n"), "{info}");
+    let names = |of: &[&str]| {
+        let rows = json_lines(&says(&[&["spool", "export", "--spool", spool], of].concat()));
+        rows.iter()
+            .map(|row| row["metricName"].as_str().unwrap().split('.').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["--of", "other"]), vec!["other"; 7]);
+    assert_eq!(names(&["--of", "acme"]), vec!["acme"; 20]);
+    assert_eq!(names(&["--of", "nobody"]).len(), 0);
+    assert_eq!(names(&[]).len(), 27);
 }

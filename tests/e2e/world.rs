@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Stands among a daemon's options if its endpoints are in its configuration file: the command line would win.
 pub const ENDPOINT_IN_FILE: &str = "(endpoint in file)";
 
+/// The same of its tenant.
+pub const TENANT_IN_FILE: &str = "(tenant in file)";
+
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
 
@@ -104,13 +107,16 @@ impl World {
     fn with_arguments<T>(&self, more: &[&str], run: impl FnOnce(&[&str]) -> T) -> T {
         let spool = self.spool();
         let url = self.blueflood.url();
-        let mut arguments = vec!["--blueflood", &url, "--tenant", TENANT, "--spool", spool.to_str().unwrap()];
+        let mut arguments = vec!["--blueflood", &url, "--spool", spool.to_str().unwrap()];
+        if !more.contains(&TENANT_IN_FILE) {
+            arguments.extend(["--tenant", TENANT]);
+        }
         arguments.extend(["--stats", "127.0.0.1:0", "--log_format", "json", "--interval", "0.1"]);
         arguments.extend(["--seal_interval", "0.05", "--backoff_max", "0.3", "--shutdown_timeout", "10"]);
         if !more.contains(&"--endpoint") && !more.contains(&ENDPOINT_IN_FILE) {
             arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
         }
-        arguments.extend(more.iter().filter(|argument| **argument != ENDPOINT_IN_FILE));
+        arguments.extend(more.iter().filter(|given| ![ENDPOINT_IN_FILE, TENANT_IN_FILE].contains(*given)));
         run(&arguments)
     }
 

@@ -149,8 +149,8 @@ const UNREADABLE: &str = "its list of refused rows could not be read";
 pub fn classify(answer: &Answer<'_>) -> Verdict {
     let status = answer.status;
     match status {
-        // Blueflood's own success has no body.
-        200..=202 | 204 if is_page(answer.body) => Verdict::Misconfigured(format!(
+        // Blueflood's own success has no body, and what it refuses it names in JSON or in plain words.
+        200..=202 | 204 | 207 | 400 if is_page(answer.body) => Verdict::Misconfigured(format!(
             "something else answers at this URL: HTTP {status} with a web page"
         )),
         200 | 201 | 204 => Verdict::Stored,
@@ -348,20 +348,21 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_something_else_shows_is_no_success() {
+    fn a_page_that_something_else_shows_is_no_answer_of_blueflood() {
         for page in [
             "<!DOCTYPE html>\n<html>",
             "\u{feff}\r\n <HTML><body>Log in",
             "<?xml version='1.0'?><a/>",
             "<head>",
         ] {
-            for status in [200, 201, 202, 204] {
+            for status in [200, 201, 202, 204, 207, 400] {
                 let Verdict::Misconfigured(why) = verdict(status, page) else { panic!("{page}") };
                 assert!(why.contains("something else answers at this URL"), "{why}");
             }
         }
         for body in ["", "OK", "{}", "<", "< 5", "a<b>"] {
             assert_eq!(verdict(200, body), Verdict::Stored, "{body}");
+            assert!(matches!(verdict(400, body), Verdict::RefusedWhole(_)), "{body}");
         }
     }
 

@@ -300,7 +300,14 @@ impl Arguments {
     }
 
     fn path(&mut self) -> Result<PathBuf, String> {
-        self.take_first("address", "unix:/run/blueflood-forward/metrics.sock").map(PathBuf::from)
+        let path = self.take_first("address", "unix:/run/blueflood-forward/metrics.sock")?;
+        if let Some(name) = path.strip_prefix('@') {
+            return Err(format!(
+                "{path:?} is how others name a socket without a file, for which mode= could not say who may send: write \
+                 unix:/run/{name}, or unix:./{path} for a file of that name"
+            ));
+        }
+        Ok(path.into())
     }
 
     fn tls_files(&mut self) -> Result<TlsFiles, String> {
@@ -460,6 +467,7 @@ mod tests {
             ("tcp:2004:backlog=1:backlog=2", "given twice"),
             ("tcp:2004\\", "lone backslash"),
             ("unix:", "has no address"),
+            ("unix:@metrics", "write unix:/run/metrics, or unix:./@metrics for a file of that name"),
             ("unix:/path:mode=999", "octal"),
             ("unix:/path:mode=100000", "octal"),
             ("unix:/path:lockfile=0", "no use here"),

@@ -6,6 +6,7 @@
 //!   reload and a forgotten future all end in the same way, and no lease can be lost.
 //! - A chunk is *settled* once. What is said of it later changes nothing.
 //! - The index is bounded. What is beyond its *edge* is only in the file, and comes in by [`Queue::filled`].
+//! - A chunk is of one *lane*, which is whose its rows are. A payload is too, or rows would get to a stranger.
 //! - Rows of a series that was proven bad are kept *apart*: in chunks of their own, which are tried by themselves and
 //!   rarely, so that the payloads of everybody else pass.
 
@@ -21,6 +22,9 @@ use super::{
 
 /// A chunk's number in the spool; a later chunk has a larger one.
 pub type ChunkId = i64;
+
+/// The number of a lane: for whom rows were taken.
+pub type LaneNumber = u32;
 
 /// Chunks that the index holds, at most; the rest of a long backlog is in the file only.
 const INDEX_MAX: usize = 16_384;
@@ -47,6 +51,8 @@ pub struct Meta {
     pub rows: u32,
     /// Bytes of its rows before compression.
     pub raw_bytes: u32,
+    /// Whose they are.
+    pub lane: LaneNumber,
 }
 
 /// What bounds a payload.
@@ -148,6 +154,8 @@ pub struct Queue {
     rows: u64,
     /// Bytes of these, before compression.
     bytes: u64,
+    /// How many of these there are in each lane.
+    lanes: BTreeMap<LaneNumber, usize>,
     /// The last chunk of the index, in the order of the queue; `None` if nothing lies beyond.
     edge: Option<ChunkId>,
     leased: HashMap<ChunkId, Meta>,
@@ -171,6 +179,7 @@ impl Queue {
             waiting: BTreeMap::new(),
             rows: 0,
             bytes: 0,
+            lanes: BTreeMap::new(),
             edge: None,
             leased: HashMap::new(),
             returns: Returns::default(),
@@ -189,6 +198,7 @@ impl Queue {
     pub fn forget(&mut self, last: ChunkId) {
         self.waiting.clear();
         (self.rows, self.bytes) = (0, 0);
+        self.lanes.clear();
         self.leased.clear();
         self.apart.clear();
         self.apart_of.clear();
@@ -216,6 +226,8 @@ impl Queue {
         if self.waiting.insert(meta.id, meta).is_none() {
             self.rows = self.rows.saturating_add(meta.rows.into());
             self.bytes = self.bytes.saturating_add(meta.raw_bytes.into());
+            let count = self.lanes.entry(meta.lane).or_default();
+            *count = count.saturating_add(1);
         }
         while self.waiting.len() > INDEX_MAX {
             let last = if self.newest_first { self.waiting.pop_first() } else { self.waiting.pop_last() };
@@ -232,6 +244,12 @@ impl Queue {
     fn left(&mut self, meta: &Meta) {
         self.rows = self.rows.saturating_sub(meta.rows.into());
         self.bytes = self.bytes.saturating_sub(meta.raw_bytes.into());
+        if let Some(count) = self.lanes.get_mut(&meta.lane) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.lanes.remove(&meta.lane);
+            }
+        }
     }
 
     fn wait_no_more(&mut self, id: ChunkId) -> Option<Meta> {
@@ -299,13 +317,17 @@ impl Queue {
         }
     }
 
-    /// The chunks of the next payload, if it is full or due. The first may be beyond the bounds by itself. Nothing is
-    /// leased yet.
+    /// The chunks of the next payload, if it is full or due. The first may be beyond the bounds by itself, and says of which
+    /// lane they are: one of another lane ends the payload, which is as good as full. Nothing is leased yet.
     pub fn next(&self, bounds: Bounds, due: Due) -> Vec<Meta> {
         let mut chunks: Vec<Meta> = Vec::new();
         let (mut rows, mut bytes) = (0u32, punctuation_bytes(0));
         let mut full = false;
         let mut take = |meta: &Meta| {
+            if chunks.first().is_some_and(|first| first.lane != meta.lane) {
+                full = true;
+                return false;
+            }
             let rows_with = rows.saturating_add(meta.rows);
             let bytes_with = bytes.saturating_add(meta.raw_bytes as usize).saturating_add(1);
             // One comma less than chunks.
@@ -334,7 +356,7 @@ impl Queue {
             .series_apart
             .iter()
             .any(|series| series.name == *name && series.refused >= ROWS_PROVE_SERIES);
-        let mut chunks = vec![*meta];
+        let (mut chunks, lane) = (vec![*meta], meta.lane);
         if proven {
             let mut rows = meta.rows;
             let mut bytes = (meta.raw_bytes as usize).saturating_add(punctuation_bytes(1));
@@ -344,7 +366,7 @@ impl Queue {
                 if rows > bounds.rows_max || bytes > bounds.bytes_max {
                     break;
                 }
-                if self.apart_of.get(id) == Some(name) {
+                if self.apart_of.get(id) == Some(name) && meta.lane == lane {
                     chunks.push(*meta);
                 } else {
                     rows = rows.saturating_sub(meta.rows);
@@ -380,15 +402,11 @@ impl Queue {
     /// What waits. `due` may be true though nothing can be leased, and is never false if something can.
     pub fn waiting(&self, bounds: Bounds, due: Due) -> Waiting {
         let any = !self.waiting.is_empty() || self.edge.is_some();
-        let full = self.rows >= bounds.rows_max.into() || self.bytes >= bounds.bytes_max as u64;
-        let flushed = || {
-            let first = if self.newest_first {
-                self.waiting.last_key_value()
-            } else {
-                self.waiting.first_key_value()
-            };
-            first.is_some_and(|(&id, _)| id <= self.due_up_to)
-        };
+        let full = self.rows >= bounds.rows_max.into()
+            || self.bytes >= bounds.bytes_max as u64
+            || self.lanes.len() > 1;
+        // In either order: a payload that does not get as far as the oldest is full.
+        let flushed = || self.waiting.first_key_value().is_some_and(|(&id, _)| id <= self.due_up_to);
         let due = any && (full || due == Due::All || self.edge.is_some() || flushed());
         Waiting { due, any, apart: !self.apart.is_empty() }
     }
@@ -480,7 +498,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds { rows_max: 100, bytes_max: 100_000 };
 
     fn meta(id: ChunkId, rows: u32) -> Meta {
-        Meta { id, rows, raw_bytes: rows * 100 }
+        Meta { id, rows, raw_bytes: rows * 100, lane: 0 }
     }
 
     /// A queue with a file that holds what the index does not.
@@ -494,7 +512,13 @@ mod tests {
 
     impl World {
         fn new(newest_first: bool, stored: u32) -> Self {
-            let file: BTreeMap<_, _> = (1..=stored.into()).map(|id| (id, meta(id, 10))).collect();
+            Self::with_lanes(newest_first, stored, 1)
+        }
+
+        /// The same, of a file whose chunks are of so many lanes in turn, a dozen of each.
+        fn with_lanes(newest_first: bool, stored: u32, lanes: u32) -> Self {
+            let lane = |id: ChunkId| u32::try_from(id / 12).unwrap() % lanes;
+            let file = (1..=stored.into()).map(|id| (id, Meta { lane: lane(id), ..meta(id, 10) })).collect();
             Self {
                 queue: Queue::new(newest_first, stored.into()),
                 file,
@@ -505,8 +529,12 @@ mod tests {
         }
 
         fn add(&mut self, rows: u32, due: bool) {
+            self.add_in(0, rows, due);
+        }
+
+        fn add_in(&mut self, lane: LaneNumber, rows: u32, due: bool) {
             self.last += 1;
-            let meta = meta(self.last, rows);
+            let meta = Meta { lane, ..meta(self.last, rows) };
             self.file.insert(meta.id, meta);
             self.queue.added(meta, due);
         }
@@ -526,7 +554,10 @@ mod tests {
             self.queue.take_back();
             self.fill();
             let chunks = self.queue.next(BOUNDS, due);
+            let waiting = self.queue.waiting(BOUNDS, due);
+            assert!(chunks.is_empty() || waiting.due, "what can be leased is due");
             for meta in &chunks {
+                assert_eq!(meta.lane, chunks[0].lane, "a payload is of one lane");
                 assert!(self.file.contains_key(&meta.id), "{meta:?} is settled");
                 assert!(self.leased.insert(meta.id), "{meta:?} is leased twice");
                 self.leases.push(self.queue.lease(*meta));
@@ -633,6 +664,35 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_ends_where_another_lane_begins_and_does_not_wait_to_be_full() {
+        for newest_first in [false, true] {
+            let mut world = World::new(newest_first, 0);
+            world.add_in(0, 10, false);
+            world.add_in(0, 10, false);
+            assert_eq!(world.lease(Due::Flushed), 0, "neither full nor due");
+            world.add_in(7, 10, false);
+            world.add_in(0, 10, false);
+            let sizes = if newest_first { [1, 1, 0] } else { [2, 1, 0] };
+            assert_eq!(sizes.map(|_| world.lease(Due::Flushed)), sizes, "the last may still grow");
+            world.drain();
+        }
+    }
+
+    #[test]
+    fn rows_of_one_bad_series_leave_by_lane_too() {
+        let mut world = World::new(false, 0);
+        (0..=ROWS_PROVE_SERIES).for_each(|_| world.queue.refused(b"bad", 0));
+        let series = world.queue.series_apart().next().unwrap().clone();
+        for lane in [1, 2, 1] {
+            world.last += 1;
+            world.queue.added_apart(Meta { lane, ..meta(world.last, 2) }, series.clone());
+        }
+        let next: Vec<_> =
+            world.queue.next_apart(BOUNDS).unwrap().chunks.iter().map(|meta| meta.id).collect();
+        assert_eq!(next, [1, 3]);
+    }
+
+    #[test]
     fn the_series_that_are_kept_apart_are_bounded() {
         let mut world = World::new(false, 0);
         for i in 0..200 {
@@ -647,12 +707,13 @@ mod tests {
         fn whatever_happens_every_chunk_is_leased_once_at_a_time_and_settled_once(
             newest_first: bool,
             stored in prop_oneof![0u32..50, 15_000u32..20_000],
+            lanes in 1u32..4,
             steps in prop::collection::vec((0u8..9, 1u32..120, any::<prop::sample::Index>()), 0..200),
         ) {
-            let mut world = World::new(newest_first, stored);
+            let mut world = World::with_lanes(newest_first, stored, lanes);
             for (what, n, index) in steps {
                 match what {
-                    0..=2 => world.add(n, n % 5 == 0),
+                    0..=2 => world.add_in(u32::try_from(index.index(9)).unwrap() % lanes, n, n % 5 == 0),
                     3 => world.queue.flushed(world.last),
                     4..=5 => {
                         world.lease(if n % 9 == 0 { Due::All } else { Due::Flushed });

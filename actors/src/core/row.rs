@@ -9,6 +9,8 @@
 //! null, no NaN, no time beyond an integer of milliseconds, no name that JSON or Cassandra could not hold
 //! (`shared/contract/blueflood.md`, 2.2 to 2.7).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use memchr::memmem;
 
@@ -250,6 +252,7 @@ pub fn name(row: &[u8]) -> Option<&[u8]> {
 /// What every row of a daemon has in common.
 #[derive(Debug, Clone)]
 pub struct Encoder {
+    tenant: Arc<str>,
     /// `,"ttlInSeconds":86400,"metricValue":`
     after_time: Vec<u8>,
     /// `,"metricName":"prefix.`
@@ -282,6 +285,7 @@ impl Encoder {
         let mut after_value = b",\"metricName\":\"".to_vec();
         push_escaped(&mut after_value, &prefix);
         Self {
+            tenant: settings.tenant.as_str().into(),
             after_time: format!(",\"ttlInSeconds\":{},\"metricValue\":", settings.ttl_s).into_bytes(),
             after_value,
             prefix_bytes: prefix.len(),
@@ -289,6 +293,11 @@ impl Encoder {
             row_bytes_max: settings.payload_bytes_max.saturating_sub(b"[]".len()),
             overwrite_time: settings.overwrite_time,
         }
+    }
+
+    /// Whose rows it makes.
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.tenant
     }
 
     /// Appends the row of `datapoint` to `rows`. After an error `rows` is as it was.

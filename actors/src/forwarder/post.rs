@@ -14,6 +14,7 @@ use awc::{
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 
 use crate::{
@@ -32,8 +33,10 @@ use crate::{
 pub struct Target {
     /// Whom to trust there, if it is `https`.
     pub tls: Arc<ClientConfig>,
-    /// The whole URL of the ingest endpoint.
-    pub url: String,
+    /// Where Blueflood is.
+    pub base: String,
+    /// Whose rows come in now.
+    pub tenant: String,
     /// How long the whole answer may take.
     pub timeout: Duration,
     /// The most POSTs at once.
@@ -41,11 +44,26 @@ pub struct Target {
 }
 
 impl Target {
+    /// The whole URL that rows of a tenant are POSTed to; without one, those of the settings' tenant.
+    pub fn ingest_url(&self, tenant: &str) -> String {
+        let tenant = if tenant.is_empty() { &self.tenant } else { tenant };
+        ingest_url(&self.base, tenant)
+    }
+
     /// Whether connections to `other` are as good as those to this one.
     pub fn is_same(&self, other: &Self) -> bool {
-        let trust = Arc::ptr_eq(&self.tls, &other.tls) || !other.url.starts_with("https:");
-        trust && self.url == other.url && self.concurrency == other.concurrency
+        let trust = Arc::ptr_eq(&self.tls, &other.tls) || !other.base.starts_with("https:");
+        trust && self.base == other.base && self.concurrency == other.concurrency
     }
+}
+
+/// What a path segment may hold as it is.
+const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where rows of a tenant are POSTed to.
+pub fn ingest_url(base: &str, tenant: &str) -> String {
+    let base = base.trim_end_matches('/');
+    format!("{base}/v2.0/{}/ingest", utf8_percent_encode(tenant, &UNRESERVED))
 }
 
 /// How long an idle connection is kept: below what proxies usually allow (60 s), for a connection that is closed
@@ -60,7 +78,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The client, with every option written out: awc's defaults lose or hang (`shared/traps.md`, 9).
 pub fn client(target: &Target) -> Client {
-    let connector = http_client::connector(&target.url, target.tls.clone())
+    let connector = http_client::connector(&target.base, target.tls.clone())
         .conn_keep_alive(KEEP_ALIVE)
         .conn_lifetime(CONNECTION_LIFETIME)
         // Above our own bound, for a request that waits for a connection would time out unsent.
@@ -77,17 +95,19 @@ pub fn client(target: &Target) -> Client {
         .finish()
 }
 
-/// POSTs a body, with a token if there is to be one.
+/// POSTs a body of rows of a tenant, with a token if there is to be one.
 pub async fn post(
     client: &Client,
     target: &Target,
+    tenant: &str,
     token: Option<&Token>,
     encoding: Encoding,
     body: Bytes,
 ) -> Verdict {
     let used = Used::default();
+    let url = told_url(&target.ingest_url(tenant));
     let whole = async {
-        let send = || used.within(attempt(client, target, token, encoding, body.clone()));
+        let send = || used.within(attempt(client, &url, token, encoding, body.clone()));
         match send().await {
             // A connection that was kept alive had died: that says nothing of Blueflood.
             Err(error) if is_lost(&error, &used) => {
@@ -151,12 +171,12 @@ pub async fn reach(client: &Client, url: &str, patience: Duration) -> Result<u16
 
 async fn attempt(
     client: &Client,
-    target: &Target,
+    url: &str,
     token: Option<&Token>,
     encoding: Encoding,
     body: Bytes,
 ) -> Result<Verdict, SendRequestError> {
-    let mut request = client.post(told_url(&target.url));
+    let mut request = client.post(url);
     if encoding == Encoding::Deflate {
         request = request.insert_header((CONTENT_ENCODING, "gzip"));
     }

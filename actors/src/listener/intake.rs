@@ -94,7 +94,12 @@ impl<'a> Intake<'a> {
     /// Decodes a frame; its rows are handed on when they are many.
     pub(super) async fn take(&mut self, frame: Frame, peer: &dyn Display) -> Result<(), Gone> {
         self.now_ms = now_ms();
-        self.encoder = self.common.live.borrow().encoder.clone();
+        let encoder = self.common.live.borrow().encoder.clone();
+        if !Arc::ptr_eq(&encoder, &self.encoder) {
+            // The rows so far may be another tenant's.
+            self.hand_off().await?;
+            self.encoder = encoder;
+        }
         if self.rows.text.capacity() == 0 {
             self.rows.text = ROW_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
@@ -233,7 +238,8 @@ impl<'a> Intake<'a> {
             self.release();
             return Ok(());
         }
-        let frame = Arc::new(MetricRows::new(std::mem::take(&mut self.rows), self.now_ms));
+        let tenant = self.encoder.tenant().clone();
+        let frame = Arc::new(MetricRows::new(std::mem::take(&mut self.rows), self.now_ms, tenant));
         self.frame = frame.clone();
         self.common.collector.ask(|| MetricFrame(frame.clone())).await?;
         drop(frame);

@@ -39,7 +39,7 @@ impl OwnMetrics {
             decoded.count(self.encoder.encode(&datapoint, now_ms, &mut rows).map(|()| false));
         }
         self.ledger.change(|ledger| ledger.decoded(&decoded));
-        Arc::new(Frame::new(rows, now_ms))
+        Arc::new(Frame::new(rows, now_ms, self.encoder.tenant().clone()))
     }
 }
 

@@ -87,6 +87,8 @@ pub struct Info {
     pub chunks: u64,
     /// Rows in them.
     pub rows: u64,
+    /// These by tenant. What an older version left, and no daemon has seen since, is nobody's yet: "".
+    pub tenants: Vec<(String, u64)>,
     /// Bytes of the chunks as they are kept.
     pub body_bytes: u64,
     /// Bytes of the rows before compression.
@@ -214,6 +216,11 @@ impl Inspector {
         let uuid =
             || transaction.query_row("SELECT value FROM spool WHERE key = 'uuid'", [], |row| row.get(0));
         info.uuid = if self.version > 1 { uuid().optional()? } else { None };
+        let by_tenant = format!("SELECT {}, sum(rows) FROM chunk GROUP BY 1 ORDER BY 1", self.tenant());
+        info.tenants = transaction
+            .prepare(&by_tenant)?
+            .query_map([], |row| Ok((row.get(0)?, unsigned(row.get(1)?))))?
+            .collect::<Result<_>>()?;
         info.ledger = store::read_ledger(&transaction)?;
         let pragma = |name: &str| -> Result<u64> {
             transaction.pragma_query_value(None, name, |row| row.get(0)).map(unsigned)
@@ -223,16 +230,29 @@ impl Inspector {
         Ok(info)
     }
 
-    /// Gives each row to `each`, the oldest chunk first; how many rows could not be read.
+    /// The tenant of a chunk, in SQL.
+    fn tenant(&self) -> &'static str {
+        match self.version {
+            1 => "''",
+            _ => {
+                "coalesce((SELECT CASE lane.id
+                      WHEN 0 THEN (SELECT value FROM spool WHERE key = 'tenant') ELSE lane.tenant
+                  END FROM lane WHERE lane.id = chunk.lane), '')"
+            }
+        }
+    }
+
+    /// Gives each row to `each`, the oldest chunk first, of all tenants or of one; how many rows could not be read.
     ///
     /// # Errors
     /// SQLite's, or those of `each`.
     pub fn rows<E: From<rusqlite::Error>>(
         &self,
+        of: Option<&str>,
         mut each: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<u64, E> {
         let mut damaged: u64 = 0;
-        self.chunks(|loaded| {
+        self.chunks(of, |loaded| {
             match loaded {
                 Loaded::Intact(meta, chunk) => match chunk.open() {
                     Ok(rows) => return rows.as_ref().iter().try_for_each(&mut each),
@@ -267,7 +287,7 @@ impl Inspector {
             wrong.push(error.to_string());
         }
         let mut rows: u64 = 0;
-        let read = self.chunks::<rusqlite::Error>(|loaded| {
+        let read = self.chunks::<rusqlite::Error>(None, |loaded| {
             let (meta, intact) = match loaded {
                 Loaded::Intact(meta, chunk) => (meta, chunk.open().is_ok()),
                 Loaded::Damaged(meta) => (meta, false),
@@ -302,14 +322,17 @@ impl Inspector {
 
     fn chunks<E: From<rusqlite::Error>>(
         &self,
+        of: Option<&str>,
         mut each: impl FnMut(Loaded) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let lane = if self.version > 1 { "lane" } else { "0" };
         let sql = format!(
-            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, {lane} FROM chunk ORDER BY id"
+            "SELECT id, rows, raw_bytes, encoding, crc, body_crc, body, {lane} FROM chunk
+             WHERE ?1 IS NULL OR {} = ?1 ORDER BY id",
+            self.tenant()
         );
         let mut statement = self.db.prepare(&sql)?;
-        let mut found = statement.query([])?;
+        let mut found = statement.query([of])?;
         while let Some(row) = found.next()? {
             each(store::loaded(row)?)?;
         }

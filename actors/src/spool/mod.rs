@@ -51,13 +51,21 @@ pub struct Batch {
     pub received_ms: i64,
     /// Whether it is due as soon as it is stored: the send interval ended with it.
     pub due: bool,
+    /// Whose they are; empty: those of the first tenant that had this spool.
+    pub tenant: Arc<str>,
     stored: AtomicBool,
 }
 
 impl Batch {
     /// Rows, the oldest of which came at `received_ms`.
     pub fn new(rows: impl Into<Array>, received_ms: i64) -> Self {
-        Self { rows: rows.into(), received_ms, due: false, stored: AtomicBool::new(false) }
+        let stored = AtomicBool::new(false);
+        Self { rows: rows.into(), received_ms, due: false, tenant: Arc::default(), stored }
+    }
+
+    /// The same rows, of a tenant.
+    pub fn of(self, tenant: Arc<str>) -> Self {
+        Self { tenant, ..self }
     }
 
     /// The same rows, due at once if `due`.
@@ -97,6 +105,8 @@ pub struct Options {
     pub policy: Policy,
     /// Whether chunks are read newest first.
     pub newest_first: bool,
+    /// Whose rows come in now. Each row keeps the tenant that it was taken for.
+    pub tenant: String,
 }
 
 /// What of a spool's settings may change while it is open.
@@ -273,6 +283,15 @@ pub enum Notice {
         /// How many rows.
         rows: u64,
     },
+    /// Datapoints wait for another tenant than those that come in now. They go where they were taken for.
+    OfAnotherTenant {
+        /// Whose they are.
+        tenant: Arc<str>,
+        /// How many.
+        rows: u64,
+        /// Whose those are that come in now.
+        now: Arc<str>,
+    },
     /// The index of what waits is not what the file holds, or what is due is not sent: it is made anew.
     AuditFailed(String),
 }
@@ -305,9 +324,10 @@ enum Request {
     Append(Arc<Batch>, Reply<bool>),
     Flush(Reply<()>),
     Lease(Ask, Reply<Granted>),
-    Load(Vec<ChunkId>, Reply<Vec<Chunk>>),
+    Load(Vec<ChunkId>, Reply<Bodies>),
     Settle(Vec<ChunkId>, Fate, Reply<Vec<Lease>>),
     Configure(Policy, Reply<()>),
+    Tenant(String, Reply<()>),
     LastCall(Reply<()>),
     Reindex(String, Reply<()>),
     Close(Reply<()>),
@@ -328,11 +348,22 @@ pub struct Ask {
     pub apart: bool,
 }
 
+/// Chunks of one tenant.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    /// Whose they are.
+    pub tenant: Arc<str>,
+    /// They, in the order in which they were asked for.
+    pub chunks: Vec<Chunk>,
+}
+
 /// One payload that is leased, with the bodies of its chunks.
 #[derive(Debug)]
 pub struct Payload {
     /// The leases.
     pub leases: Vec<Lease>,
+    /// Whose its rows are.
+    pub tenant: Arc<str>,
     /// The chunks, in the same order.
     pub chunks: Vec<Chunk>,
     /// Of a series that is kept apart: whether it is proven bad.
@@ -449,9 +480,14 @@ impl Spool {
     /// Reads chunks that are leased, in the order given. Those that are gone are left out.
     ///
     /// # Errors
-    /// [`SpoolError`].
-    pub async fn load(&self, chunks: Vec<ChunkId>) -> Result<Vec<Chunk>, SpoolError> {
+    /// [`SpoolError`]; it is one too if they are not all of one tenant.
+    pub async fn load_bodies(&self, chunks: Vec<ChunkId>) -> Result<Bodies, SpoolError> {
         self.ask(|reply| Request::Load(chunks, reply)).await
+    }
+
+    #[cfg(test)]
+    async fn load(&self, chunks: Vec<ChunkId>) -> Result<Vec<Chunk>, SpoolError> {
+        self.load_bodies(chunks).await.map(|bodies| bodies.chunks)
     }
 
     /// The daemon stops: from now on the cap does not count, so that what is in hand is kept.
@@ -482,6 +518,14 @@ impl Spool {
     /// [`SpoolError`].
     pub async fn configure(&self, policy: Policy) -> Result<(), SpoolError> {
         self.ask(|reply| Request::Configure(policy, reply)).await
+    }
+
+    /// Rows that come in from now on are another tenant's. It says how many wait for others.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn set_tenant(&self, tenant: String) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Tenant(tenant, reply)).await
     }
 
     /// Writes what is not written yet, and ends the thread.

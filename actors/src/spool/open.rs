@@ -205,6 +205,16 @@ pub fn open_to_all(place: &Place) -> Option<PathBuf> {
     (mode & 0o002 != 0).then(|| folder.to_owned())
 }
 
+/// Why no daemon would start on this spool, as far as that can be seen without the right to read it: it is another's, or of
+/// a later version. Not to be asked by a process that has it open.
+pub fn would_refuse(place: &Place) -> Option<OpenError> {
+    let Place::File(path) = place else { return None };
+    match resolve(path).and_then(|path| look(&path)) {
+        Err(error @ (OpenError::NotOurs { .. } | OpenError::Later { .. })) => Some(error),
+        _ => None,
+    }
+}
+
 /// Whose the file is, if we may go on with it.
 pub(super) fn look(path: &Path) -> Result<Whose, OpenError> {
     judge(path, whose::look(path))

@@ -10,6 +10,7 @@ use super::{
     Refused,
     open::{Amiss, Guard, Migrated, compare},
 };
+pub use crate::core::queue::LaneNumber;
 use crate::core::{
     chunk::{Chunk, Encoding},
     ledger::{ByReason, Ledger},
@@ -46,23 +47,26 @@ const ID_MAX: ChunkId = ChunkId::MAX / 2;
 /// Dead letters that are looked through for the last of each reason.
 const RECENT_MAX: u32 = 1_000;
 
-/// The lane of everything that is not told apart: that of the daemon's own tenant.
+/// The lane of the first tenant that had this spool; what an older version left is its own too. A number belongs to its
+/// name and tenant for ever, never to the order of the configuration.
 pub const LANE_DEFAULT: LaneNumber = 0;
 
-/// The number of a lane in the file. It belongs to the lane's name and tenant for ever, never to the order of the
-/// configuration.
-pub type LaneNumber = u32;
+/// Under which key the tenant of [`LANE_DEFAULT`] is kept.
+const FIRST_TENANT: &str = "tenant";
+
+/// The name of every lane of the daemon's one destination.
+const DESTINATION: &str = "default";
 
 /// The tables as they are. A change here is a new version: see `open/migrate.rs`.
 pub(super) const SCHEMA: &str = "
 CREATE TABLE spool (                               -- what is known of the file as a whole
-    key   TEXT PRIMARY KEY,                        -- 'uuid': made once, and never changed
+    key   TEXT PRIMARY KEY,                        -- 'uuid', 'tenant' (of lane 0): never changed
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE lane (                                -- a destination with its tenant; a row is never changed or removed
     id     INTEGER PRIMARY KEY,
     name   TEXT NOT NULL,
-    tenant TEXT NOT NULL,                          -- '' in lane 0: whatever the daemon's tenant is
+    tenant TEXT NOT NULL,                          -- '' in lane 0: see the key 'tenant' above
     UNIQUE (name, tenant)
 );
 INSERT INTO lane (id, name, tenant) VALUES (0, 'default', '');
@@ -219,6 +223,63 @@ impl Store {
         self.db.execute(sql, [key, value]).map(|_| ())
     }
 
+    /// The tenant of [`LANE_DEFAULT`]: the first that ever had this spool, which is `now` if there was none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn first_tenant(&self, now: &str) -> Result<String> {
+        self.db.execute("INSERT OR IGNORE INTO spool (key, value) VALUES (?1, ?2)", [FIRST_TENANT, now])?;
+        self.db.query_row("SELECT value FROM spool WHERE key = ?1", [FIRST_TENANT], |row| row.get(0))
+    }
+
+    /// The lanes beside [`LANE_DEFAULT`], each with its tenant.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn tenants(&self) -> Result<Vec<(LaneNumber, String)>> {
+        let sql = "SELECT id, tenant FROM lane WHERE id > 0 AND tenant <> ''";
+        self.db.prepare(sql)?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    }
+
+    /// The number of a tenant's lane, which is made if it is new.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn lane_of(&self, tenant: &str) -> Result<LaneNumber> {
+        self.lane(DESTINATION, tenant)
+    }
+
+    /// Takes the lane of a tenant over from another file, under the number that it has there.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn set_lane(&self, id: LaneNumber, tenant: &str) -> Result<()> {
+        if id == LANE_DEFAULT {
+            self.first_tenant(tenant).map(drop)
+        } else {
+            self.copy_lane(id, DESTINATION, tenant)
+        }
+    }
+
+    /// Whether it is known whose the rows of a lane are.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_lane(&self, id: LaneNumber) -> Result<bool> {
+        self.db.prepare_cached("SELECT 1 FROM lane WHERE id = ?1 AND (id = 0 OR tenant <> '')")?.exists([id])
+    }
+
+    /// How many rows wait in each lane.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn rows_by_lane(&self) -> Result<Vec<(LaneNumber, u64)>> {
+        let sql = "SELECT lane, sum(rows) FROM chunk GROUP BY lane";
+        let rows =
+            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0)));
+        self.db.prepare(sql)?.query_map([], rows)?.collect()
+    }
+
     /// The number of the lane of this name and tenant, which is made if it is new.
     ///
     /// # Errors
@@ -236,12 +297,6 @@ impl Store {
     pub(super) fn copy_lane(&self, id: LaneNumber, name: &str, tenant: &str) -> Result<()> {
         let sql = "INSERT OR IGNORE INTO lane (id, name, tenant) VALUES (?1, ?2, ?3)";
         self.db.execute(sql, params![id, name, tenant]).map(|_| ())
-    }
-
-    /// Makes sure that a number belongs to a lane: where its name cannot be read any more, to one that is nobody's, for
-    /// its rows must not go to another's tenant.
-    pub(super) fn keep_lane(&self, id: LaneNumber) -> Result<()> {
-        self.copy_lane(id, &format!("unknown {id}"), "")
     }
 
     /// Whether the file is what its header says it is, as far as can be told without reading all of it.
@@ -337,15 +392,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Stores a chunk under a number that no other ever had. Its rows are counted by the caller.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn insert(&self, id: ChunkId, chunk: &Chunk, received_ms: i64) -> Result<Meta> {
-        self.insert_in(LANE_DEFAULT, id, chunk, received_ms)
-    }
-
-    /// The same, in a lane. Its rows are counted by the caller.
+    /// Stores a chunk in a lane, under a number that no other ever had. Its rows are counted by the caller.
     ///
     /// # Errors
     /// SQLite's.
@@ -370,7 +417,7 @@ impl Store {
             &*chunk.body,
             lane
         ])?;
-        Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes })
+        Ok(Meta { id, rows: chunk.rows, raw_bytes: chunk.raw_bytes, lane })
     }
 
     /// Reads a chunk; `None` if it is gone.
@@ -424,15 +471,18 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub fn scan(&self, from: Option<ChunkId>, newest_first: bool, max: usize) -> Result<Vec<Meta>> {
+        // In a file that was migrated the lane stands behind the body. SQLite finds the page by its pointer map, and
+        // a number below two takes no byte: 2,048 chunks of 100 KB take 13 ms at worst, and 6 ms without it.
         let (sql, from) = if newest_first {
-            let sql = "SELECT id, rows, raw_bytes FROM chunk WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
             (sql, from.unwrap_or(ChunkId::MAX))
         } else {
-            ("SELECT id, rows, raw_bytes FROM chunk WHERE id > ?1 ORDER BY id LIMIT ?2", from.unwrap_or(0))
+            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id > ?1 ORDER BY id LIMIT ?2";
+            (sql, from.unwrap_or(0))
         };
         let mut statement = self.db.prepare_cached(sql)?;
         let max = i64::try_from(max).unwrap_or(i64::MAX);
-        statement.query_map(params![from, max], meta)?.collect()
+        statement.query_map(params![from, max], |row| meta(row, row.get(3)?))?.collect()
     }
 
     /// How many chunks there are, and how many of them beyond `edge` in the order of the queue.
@@ -508,9 +558,16 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn add_dead_letters(&self, letters: &[DeadLetter], payload: ChunkId, refused_ms: i64) -> Result<()> {
+    pub fn add_dead_letters(
+        &self,
+        lane: LaneNumber,
+        letters: &[DeadLetter],
+        payload: ChunkId,
+        refused_ms: i64,
+    ) -> Result<()> {
         let mut statement = self.db.prepare_cached(
-            "INSERT INTO dead_letter (refused_ms, payload, reason, message, row) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO dead_letter (refused_ms, payload, reason, message, row, lane)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
         for DeadLetter { row, reason, message } in letters {
             statement.execute(params![
@@ -518,7 +575,8 @@ impl Store {
                 payload,
                 reason.label(),
                 message,
-                String::from_utf8_lossy(row)
+                String::from_utf8_lossy(row),
+                lane
             ])?;
         }
         Ok(())
@@ -562,16 +620,18 @@ impl Store {
         Ok(bytes.map(|n| u64::try_from(n).unwrap_or(0)))
     }
 
-    /// Takes dead letters that are marked for replay, at most `max`: each row, and the reason it was counted under.
+    /// Takes dead letters that are marked for replay, at most `max`: each row, the reason it was counted under, and its
+    /// lane. One whose lane is lost stays.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn take_replays(&self, max: u32) -> Result<Vec<(String, String)>> {
+    pub fn take_replays(&self, max: u32) -> Result<Vec<(String, String, LaneNumber)>> {
         let mut statement = self.db.prepare_cached(
-            "DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE replay = 1 ORDER BY id LIMIT ?1)
-             RETURNING row, reason",
+            "DELETE FROM dead_letter WHERE id IN (
+                 SELECT id FROM dead_letter WHERE replay = 1 AND lane IN (SELECT id FROM lane) ORDER BY id LIMIT ?1
+             ) RETURNING row, reason, lane",
         )?;
-        statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
     }
 
     /// Moves datapoints as `tally` says: what [`Ledger::apply`] does in memory. The file does not count what is only in
@@ -748,24 +808,24 @@ fn failure(code: i32, text: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(text))
 }
 
-fn meta(row: &rusqlite::Row<'_>) -> Result<Meta> {
-    Ok(Meta { id: row.get(0)?, rows: row.get(1)?, raw_bytes: row.get(2)? })
+fn meta(row: &rusqlite::Row<'_>, lane: LaneNumber) -> Result<Meta> {
+    Ok(Meta { id: row.get(0)?, rows: row.get(1)?, raw_bytes: row.get(2)?, lane })
 }
 
 /// Reads the columns `id, rows, raw_bytes, encoding, crc, body_crc, body, lane`; the last may be left out where there
 /// is only lane 0.
 pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
-    let meta = meta(row)?;
+    let lane: LaneNumber = match row.get(7) {
+        Err(rusqlite::Error::InvalidColumnIndex(_)) => LANE_DEFAULT,
+        lane => lane?,
+    };
+    let meta = meta(row, lane)?;
     let (encoding, crc, body_crc): (i64, u32, u32) = (row.get(3)?, row.get(4)?, row.get(5)?);
     let body: Bytes = row.get::<_, Vec<u8>>(6)?.into();
     let (kind, encoding) = match encoding {
         0 => (0, Encoding::Plain),
         1 => (1, Encoding::Deflate),
         _ => return Ok(Loaded::Damaged(meta)),
-    };
-    let lane: LaneNumber = match row.get(7) {
-        Err(rusqlite::Error::InvalidColumnIndex(_)) => LANE_DEFAULT,
-        lane => lane?,
     };
     if self::body_crc(kind, [meta.rows, meta.raw_bytes, crc], &body, lane) != body_crc {
         return Ok(Loaded::Damaged(meta));
@@ -782,7 +842,7 @@ pub fn loaded(row: &rusqlite::Row<'_>) -> Result<Loaded> {
 /// SQLite's.
 pub fn read_ledger(db: &Connection) -> Result<Ledger> {
     let mut ledger = Ledger::default();
-    let mut statement = db.prepare("SELECT place, reason, n FROM ledger")?;
+    let mut statement = db.prepare("SELECT place, reason, sum(n) FROM ledger GROUP BY place, reason")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let (place, reason): (String, String) = (row.get(0)?, row.get(1)?);

@@ -23,6 +23,7 @@ use crate::core::{
 mod damage;
 mod guard;
 mod held;
+mod lanes;
 mod leases;
 mod policies;
 mod room;
@@ -56,6 +57,7 @@ impl World {
                 unwritten_max: Duration::from_secs(3_600),
             },
             newest_first: false,
+            tenant: "acme".into(),
         };
         change(&mut options);
         let mut world = Self { folder, options, said: Arc::default(), running: None };

@@ -5,6 +5,7 @@ mod disk;
 mod episode;
 mod fresh;
 mod incoming;
+mod lanes;
 mod outgoing;
 mod upkeep;
 mod watch;
@@ -19,14 +20,15 @@ use std::{
 use self::{
     episode::Episode,
     fresh::{Fresh, Kept},
+    lanes::Lanes,
     watch::Watch,
 };
 use super::{
-    Ask, Batch, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError, Status,
-    WhenFull,
+    Ask, Batch, Bodies, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError,
+    Status, WhenFull,
     open::{self, Amiss, Known, Opened, Place},
     reserve::{FullDisk, Reserve},
-    store::{self, Loaded, Store},
+    store::{self, LaneNumber, Loaded, Store},
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
@@ -84,6 +86,7 @@ pub(super) struct Worker {
     /// Held for as long as the spool is ours.
     lock: Option<File>,
     sealer: Sealer,
+    lanes: Lanes,
     ledger: SharedLedger,
     /// What the file has of the counts that do not come with a chunk.
     written: Ledger,
@@ -195,11 +198,13 @@ impl Worker {
         let Opened { store, lock, salvage } = opened;
         let sealer = Sealer::new(options.encoding);
         let queue = Queue::new(options.newest_first, 0);
+        let lanes = Lanes::read(&store, &options.tenant);
         let mut worker = Self {
             options,
             store,
             lock,
             sealer,
+            lanes,
             ledger,
             written: Ledger::default(),
             status,
@@ -246,6 +251,7 @@ impl Worker {
         if worker.reserve.as_ref().is_some_and(|reserve| !reserve.take(false)) {
             worker.disk_is_full();
         }
+        worker.say_of_other_tenants();
         worker
     }
 
@@ -304,13 +310,18 @@ impl Worker {
                 }
                 Request::Load(chunks, reply) => {
                     self.settle_all(&mut settles);
-                    let _ = reply.send(self.read(|worker| worker.load(&chunks)));
+                    let loaded = self.read(|worker| worker.load(&chunks));
+                    let _ = reply.send(loaded.and_then(|chunks| self.of_one_tenant(chunks)));
                 }
                 Request::Configure(policy, reply) => {
                     self.options.policy = policy;
                     if policy.hold.is_zero() {
                         self.write_held(|_| true);
                     }
+                    let _ = reply.send(Ok(()));
+                }
+                Request::Tenant(tenant, reply) => {
+                    self.set_tenant(tenant);
                     let _ = reply.send(Ok(()));
                 }
                 Request::LastCall(reply) => {
@@ -411,6 +422,7 @@ impl Worker {
         after.written_chunks.into_iter().for_each(|id| self.fresh.written(id));
         if let Some(written) = after.written {
             self.written = written;
+            self.lanes.first_is_written = true;
             self.unwritten = Tally::default();
         }
         self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);

@@ -174,7 +174,7 @@ impl<'a> World<'a> {
         self.last_chunk += 1;
         let count = u32::try_from(rows.len()).unwrap();
         self.file.insert(self.last_chunk, rows);
-        Meta { id: self.last_chunk, rows: count, raw_bytes: count * ROW_BYTES }
+        Meta { id: self.last_chunk, rows: count, raw_bytes: count * ROW_BYTES, lane: 0 }
     }
 
     fn store_apart(&mut self, rows: Vec<Row>) -> Meta {
@@ -194,7 +194,7 @@ impl<'a> World<'a> {
 
     fn meta(&self, id: ChunkId) -> Meta {
         let rows = u32::try_from(self.file[&id].len()).unwrap();
-        Meta { id, rows, raw_bytes: rows * ROW_BYTES }
+        Meta { id, rows, raw_bytes: rows * ROW_BYTES, lane: 0 }
     }
 
     fn grant(&mut self, payloads: usize, bounds: Bounds, due: Due, apart: bool) -> Event {

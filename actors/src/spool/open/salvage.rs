@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{OpenError, connect, remove, remove_one, rescue::RESCUED, whose, with_suffix};
 use crate::{
     core::{ledger::Ledger, queue::ChunkId},
-    spool::store::{self, LANE_DEFAULT, Loaded, Store, Sync},
+    spool::store::{self, LaneNumber, Loaded, Store, Sync},
 };
 
 /// What became of a damaged file.
@@ -39,6 +39,8 @@ pub struct Known {
     /// The highest number that a chunk had: those that are salvaged get others, for an answer to an old one may still
     /// be under way.
     pub last_id: ChunkId,
+    /// The tenants of its lanes.
+    pub tenants: Vec<(LaneNumber, String)>,
 }
 
 /// Sets the file aside, whatever is in it, and starts a new one with what can be read of it.
@@ -166,8 +168,10 @@ pub(super) fn salvage(
     let whole = |recorded: &Ledger| recorded.unaccounted() == 0;
     let recorded = || damaged.and_then(|damaged| store::read_ledger(damaged).ok()).filter(whole);
     let last_id = known.as_ref().map_or(0, |known| known.last_id);
+    let tenants = known.as_ref().map(|known| known.tenants.clone()).unwrap_or_default();
     let recorded = known.map(|known| known.ledger).or_else(recorded);
     store.transaction(|store| {
+        tenants.iter().try_for_each(|(lane, tenant)| store.set_lane(*lane, tenant))?;
         if let Some(damaged) = damaged.filter(|_| copy) {
             copy_names(store, damaged)?;
             salvage.rows = copy_chunks(store, damaged, last_id)?;
@@ -244,13 +248,12 @@ fn copy_chunks(store: &Store, damaged: &Connection, mut last_id: ChunkId) -> rus
         // The seal's own checks: a row that is not whole must not reach Blueflood.
         if let Ok(Loaded::Intact(meta, chunk)) = store::loaded(row)
             && chunk.open().is_ok()
+            // Where nobody can tell whose they are, they are nobody's to send: they stay in the file that is set aside.
+            && store.has_lane(meta.lane)?
             && copied.insert(id)
         {
             last_id = last_id.saturating_add(1);
-            let lane = row.get(7)?;
-            if lane != LANE_DEFAULT {
-                store.keep_lane(lane)?;
-            }
+            let lane = meta.lane;
             store.insert_in(lane, last_id, &chunk, row.get(8).unwrap_or(0))?;
             store.count_in(lane, "spooled", "", meta.rows.into())?;
             rows = rows.saturating_add(meta.rows.into());

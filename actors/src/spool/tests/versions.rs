@@ -252,7 +252,7 @@ fn a_tool_reads_every_version_but_a_later_one() {
     assert_eq!(inspector.verify().unwrap(), Vec::<String>::new());
     let mut rows = 0;
     let damaged = inspector
-        .rows(|_| -> rusqlite::Result<()> {
+        .rows(None, |_| -> rusqlite::Result<()> {
             rows += 1;
             Ok(())
         })

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use crate::core::{
     chunk::Chunk,
-    queue::{ChunkId, Meta},
+    queue::{ChunkId, LaneNumber, Meta},
 };
 
 /// Bytes of chunks that are not in the file, at most.
@@ -18,6 +18,8 @@ const WRITTEN_BYTES_MAX: usize = 2 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) id: ChunkId,
+    /// Whose it is.
+    pub(super) lane: LaneNumber,
     pub(super) chunk: Chunk,
     /// When the oldest of its rows came, in milliseconds since 1970.
     pub(super) received_ms: i64,
@@ -33,7 +35,7 @@ impl Kept {
     }
 
     pub(super) fn meta(&self) -> Meta {
-        Meta { id: self.id, rows: self.chunk.rows, raw_bytes: self.chunk.raw_bytes }
+        Meta { id: self.id, rows: self.chunk.rows, raw_bytes: self.chunk.raw_bytes, lane: self.lane }
     }
 }
 

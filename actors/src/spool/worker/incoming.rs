@@ -9,6 +9,9 @@ const REPLACED_MAX: u32 = 3;
 impl Worker {
     /// Takes the batches that wait, as far as there is room.
     pub(super) fn append_waiting(&mut self) {
+        if !self.open_lanes() {
+            return;
+        }
         if self.options.policy.hold.is_zero() {
             self.write_waiting();
         } else {
@@ -38,11 +41,18 @@ impl Worker {
             if !batch.is_stored() {
                 let mut tally = Tally::default();
                 let due = self.due(batch.received_ms);
+                let lane = self.lanes.of(&batch.tenant);
                 for (series, rows) in self.sift(&batch.rows) {
                     let chunk = self.sealer.seal(&rows);
                     let id = self.next_id();
-                    let kept =
-                        Kept { id, chunk, received_ms: batch.received_ms, due: Some(due), loaded: false };
+                    let kept = Kept {
+                        id,
+                        lane,
+                        chunk,
+                        received_ms: batch.received_ms,
+                        due: Some(due),
+                        loaded: false,
+                    };
                     let meta = kept.meta();
                     self.fresh.keep(kept);
                     tally.add(Where::Open, Where::Held, meta.rows.into());
@@ -136,7 +146,7 @@ impl Worker {
 
     /// Writes a chunk that is held.
     pub(super) fn write_one(&self, kept: &Kept, after: &mut After) -> rusqlite::Result<()> {
-        self.store.insert(kept.id, &kept.chunk, kept.received_ms)?;
+        self.store.insert_in(kept.lane, kept.id, &kept.chunk, kept.received_ms)?;
         after.tally.add(Where::Held, Where::Spooled, kept.chunk.rows.into());
         after.written_chunks.push(kept.id);
         Ok(())
@@ -198,7 +208,7 @@ impl Worker {
         }
     }
 
-    fn block(&mut self, cause: String) {
+    pub(super) fn block(&mut self, cause: String) {
         if self.blocked_said.begins() {
             (self.say)(Notice::Blocked(cause.clone()));
         }
@@ -220,8 +230,9 @@ impl Worker {
                 if !self.make_room(bytes, after)? {
                     break;
                 }
+                let lane = self.lanes.of(&batch.tenant);
                 for (series, chunk) in sealed {
-                    let meta = self.insert(chunk, batch.received_ms, batch.due, series, after)?;
+                    let meta = self.insert(lane, chunk, batch.received_ms, batch.due, series, after)?;
                     after.tally.add(Where::Open, Where::Spooled, meta.rows.into());
                 }
                 after.stored.push(batch.clone());
@@ -259,6 +270,7 @@ impl Worker {
 
     /// Writes the counts that do not come with a chunk: what was skipped and malformed since the last time.
     pub(super) fn write_counts(&mut self, after: &mut After) -> rusqlite::Result<()> {
+        self.write_first_tenant()?;
         let now = self.ledger.snapshot();
         let skipped = ledger::since(&now.skipped, &self.written.skipped);
         self.store.count("received", "", ledger::sum(&skipped))?;

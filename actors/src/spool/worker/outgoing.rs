@@ -44,8 +44,9 @@ impl Worker {
             return Ok(Next::Nothing);
         }
         let (mut ids, mut chunks) = (Vec::new(), Vec::new());
+        let mut tenant = Arc::default();
         for meta in metas {
-            let Some(chunk) = self.read(|worker| worker.load_one(meta.id))? else {
+            let Some((lane, chunk)) = self.read(|worker| worker.load_one(meta.id))? else {
                 // It is not there, which the audit tells too.
                 self.queue.settled(meta.id);
                 continue;
@@ -53,10 +54,11 @@ impl Worker {
             let divide = !ask.bounds.hold(&meta)
                 || (self.queue.needs_sifting(meta.id) && self.holds_series_apart(&chunk));
             if !divide {
+                tenant = self.tenant_of(meta, lane)?;
                 ids.push(meta);
                 chunks.push(chunk);
             } else if ids.is_empty() {
-                return self.divide(&meta, &chunk, ask.bounds);
+                return self.divide(&meta, lane, &chunk, ask.bounds);
             } else {
                 break; // it is divided when it is the first
             }
@@ -65,22 +67,24 @@ impl Worker {
             return Ok(Next::Again);
         }
         let leases = ids.into_iter().map(|meta| self.queue.lease(meta)).collect();
-        Ok(Next::Payload(Payload { leases, chunks, apart: None }))
+        Ok(Next::Payload(Payload { leases, tenant, chunks, apart: None }))
     }
 
     fn next_apart(&mut self, bounds: Bounds) -> Result<Next, SpoolError> {
         let Some(apart) = self.queue.next_apart(bounds) else { return Ok(Next::Nothing) };
         let (mut leases, mut chunks) = (Vec::new(), Vec::new());
+        let mut tenant = Arc::default();
         for meta in apart.chunks {
             match self.read(|worker| worker.load_one(meta.id))? {
-                Some(chunk) => {
+                Some((lane, chunk)) => {
+                    tenant = self.tenant_of(meta, lane)?;
                     leases.push(self.queue.lease(meta));
                     chunks.push(chunk);
                 }
                 None => drop(self.queue.settled(meta.id)),
             }
         }
-        let payload = Payload { leases, chunks, apart: Some(apart.proven) };
+        let payload = Payload { leases, tenant, chunks, apart: Some(apart.proven) };
         Ok(if payload.leases.is_empty() { Next::Again } else { Next::Payload(payload) })
     }
 
@@ -109,7 +113,14 @@ impl Worker {
 
     /// Divides a chunk that is larger than a payload may be, or holds rows of series that are kept apart. The first piece is
     /// leased, the others wait.
-    fn divide(&mut self, meta: &Meta, chunk: &Chunk, bounds: Bounds) -> Result<Next, SpoolError> {
+    fn divide(
+        &mut self,
+        meta: &Meta,
+        lane: LaneNumber,
+        chunk: &Chunk,
+        bounds: Bounds,
+    ) -> Result<Next, SpoolError> {
+        let tenant = self.tenant_of(*meta, lane)?;
         let divided = self.write(|worker, after| {
             let damaged = |damaged| store::damage(format!("chunk {}: {damaged}", meta.id));
             let rows = chunk.open().map_err(damaged)?;
@@ -126,7 +137,8 @@ impl Worker {
                     }
                     rest = tail;
                     let sealed = worker.sealer.seal(&piece.into());
-                    let meta = worker.insert(sealed.clone(), received_ms, true, series.clone(), after)?;
+                    let meta =
+                        worker.insert(lane, sealed.clone(), received_ms, true, series.clone(), after)?;
                     if series.is_none() && first.is_none() {
                         first = Some((meta, sealed));
                     }
@@ -137,7 +149,7 @@ impl Worker {
         Ok(match divided {
             Some((meta, chunk)) => {
                 let leases = vec![self.queue.lease(meta)];
-                Next::Payload(Payload { leases, chunks: vec![chunk], apart: None })
+                Next::Payload(Payload { leases, tenant, chunks: vec![chunk], apart: None })
             }
             None => Next::Again,
         })
@@ -152,7 +164,7 @@ impl Worker {
         Ok(metas)
     }
 
-    pub(super) fn load(&mut self, ids: &[ChunkId]) -> rusqlite::Result<Vec<Chunk>> {
+    pub(super) fn load(&mut self, ids: &[ChunkId]) -> rusqlite::Result<Vec<(LaneNumber, Chunk)>> {
         let mut chunks = Vec::with_capacity(ids.len());
         for &id in ids {
             chunks.extend(self.load_one(id)?);
@@ -160,14 +172,14 @@ impl Worker {
         Ok(chunks)
     }
 
-    /// A chunk, out of memory or out of the file. One that does not read back as it was stored is a damaged file, whatever
+    /// A chunk and its lane, out of memory or out of the file. One that does not read back as it was stored is a damaged file, whatever
     /// SQLite thinks of it.
-    fn load_one(&mut self, id: ChunkId) -> rusqlite::Result<Option<Chunk>> {
+    fn load_one(&mut self, id: ChunkId) -> rusqlite::Result<Option<(LaneNumber, Chunk)>> {
         if let Some(kept) = self.fresh.load(id) {
-            return Ok(Some(kept.chunk));
+            return Ok(Some((kept.lane, kept.chunk)));
         }
         match self.store.load(id)? {
-            Some(Loaded::Intact(_, chunk)) => Ok(Some(chunk)),
+            Some(Loaded::Intact(meta, chunk)) => Ok(Some((meta.lane, chunk))),
             Some(Loaded::Damaged(_)) => {
                 Err(store::damage(format!("chunk {id} does not read back as it was stored")))
             }
@@ -269,12 +281,18 @@ impl Worker {
         }
         let mut rows = Rows::default();
         let mut received_ms = now_ms();
+        let mut of = None;
         for &id in ids {
-            let Some(chunk) = self.load_one(id)? else { continue };
+            let Some((lane, chunk)) = self.load_one(id)? else { continue };
+            // No parcel holds rows of two, or a piece of it could get to a stranger; one that did would wait again.
+            if lane != *of.get_or_insert(lane) {
+                continue;
+            }
             let opened = chunk.open().map_err(|damaged| store::damage(format!("chunk {id}: {damaged}")))?;
             rows.append(opened.as_ref());
             received_ms = received_ms.min(self.take_out(id, after)?.unwrap_or(received_ms));
         }
+        let lane = of.unwrap_or_default();
         let Settlement { delivered, refused, requeued, unmatched } = settlement::settle(rows.as_ref(), fate);
         for letter in &refused {
             after.tally.add(Where::Spooled, Where::Refused(letter.reason), 1);
@@ -283,7 +301,7 @@ impl Worker {
             }
         }
         let refused_ms = now_ms();
-        self.store.add_dead_letters(&refused, ids.first().copied().unwrap_or(0), refused_ms)?;
+        self.store.add_dead_letters(lane, &refused, ids.first().copied().unwrap_or(0), refused_ms)?;
         after.refused.extend(Refused::last_of(&refused, refused_ms));
         after.tally.add(Where::Spooled, Where::Delivered, delivered);
         after.delivered.push((received_ms, delivered));
@@ -298,7 +316,7 @@ impl Worker {
         let mut metas = Vec::with_capacity(requeued.len());
         for rows in requeued {
             let chunk = self.sealer.seal(&rows.into());
-            metas.push(self.insert(chunk, received_ms, true, series.clone(), after)?);
+            metas.push(self.insert(lane, chunk, received_ms, true, series.clone(), after)?);
         }
         Ok(metas)
     }
@@ -306,6 +324,7 @@ impl Worker {
     /// Stores a chunk in the file. Its rows are counted by the caller.
     pub(super) fn insert(
         &mut self,
+        lane: LaneNumber,
         chunk: Chunk,
         received_ms: i64,
         due: bool,
@@ -313,9 +332,9 @@ impl Worker {
         after: &mut After,
     ) -> rusqlite::Result<Meta> {
         let id = self.next_id();
-        let meta = self.store.insert(id, &chunk, received_ms)?;
+        let meta = self.store.insert_in(lane, id, &chunk, received_ms)?;
         after.added.push(Added { meta, due, series });
-        after.fresh.push(Kept { id, chunk, received_ms, due: None, loaded: false });
+        after.fresh.push(Kept { id, lane, chunk, received_ms, due: None, loaded: false });
         Ok(meta)
     }
 

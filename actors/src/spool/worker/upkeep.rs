@@ -101,16 +101,17 @@ impl Worker {
             if letters.is_empty() {
                 return Ok(());
             }
-            let mut rows = Rows::default();
-            for (row, label) in &letters {
-                rows.append(RowsRef { text: row.as_bytes(), count: 1 });
+            let mut of_each: BTreeMap<LaneNumber, Rows> = BTreeMap::new();
+            for (row, label, lane) in &letters {
+                of_each.entry(*lane).or_default().append(RowsRef { text: row.as_bytes(), count: 1 });
                 let from = self.refused_as(label, &after.tally);
                 after.tally.add(from, Where::Spooled, 1);
             }
-            let count = u64::from(rows.count);
-            let chunk = self.sealer.seal(&rows.into());
-            self.insert(chunk, now_ms(), true, None, after)?;
-            after.notices.push(Notice::Replayed { rows: count });
+            for (lane, rows) in of_each {
+                let chunk = self.sealer.seal(&rows.into());
+                self.insert(lane, chunk, now_ms(), true, None, after)?;
+            }
+            after.notices.push(Notice::Replayed { rows: letters.len() as u64 });
         }
     }
 

@@ -263,7 +263,7 @@ impl Worker {
         let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
         ledger.received = ledger.received.saturating_sub(in_memory);
         let spooled = ledger.spooled;
-        (Known { ledger, last_id: self.last_id }, spooled)
+        (Known { ledger, last_id: self.last_id, tenants: self.lanes.all() }, spooled)
     }
 
     fn go_on_with(&mut self, store: Store, lock: Option<File>, spooled: u64, salvage: open::Salvage) {
