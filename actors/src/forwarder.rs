@@ -27,6 +27,7 @@ use crate::{
         histogram::Histogram,
         outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Notice, Now, Outbox, ParcelId, Who},
         payload,
+        verdict::NO_TOKEN,
     },
     faults,
     keystone_auth::{GetToken, NoToken, Rejected, Token},
@@ -477,7 +478,7 @@ async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<To
     match token {
         Ok(Ok(token)) => Ok(Some(token)),
         Ok(Err(NoToken { cause, retry_in, .. })) => {
-            Err(Missing { cause: format!("no token from Keystone: {cause}"), retry_in })
+            Err(Missing { cause: format!("{NO_TOKEN}: {cause}"), retry_in })
         }
         Err(Gone) => Err(Missing { cause: "the daemon is stopping".to_owned(), retry_in: Duration::ZERO }),
     }

@@ -123,6 +123,8 @@ pub struct Desk {
     pub accepted: AtomicU64,
     /// Datapoints decoded.
     pub datapoints: AtomicU64,
+    /// When the last datapoint came, in milliseconds since 1970; 0 if none did.
+    pub last_received_ms: AtomicU64,
     /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
     pub kernel_drops: AtomicU64,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
@@ -231,6 +233,7 @@ impl Listener {
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             datapoints: AtomicU64::new(0),
+            last_received_ms: AtomicU64::new(0),
             kernel_drops: AtomicU64::new(0),
             malformed: Mutex::default(),
             skipped: Mutex::default(),

@@ -192,6 +192,8 @@ impl Crew {
             stop,
         };
         let board = Board::new(crew.sources(settings, shown.clone()));
+        // What was lost before is no news of this process.
+        drop(board.view());
         let metrics = {
             let (board, socket) = (board.clone(), crew.ground.stats.clone());
             let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
@@ -289,6 +291,8 @@ impl Crew {
             stop: self.stop.subscribe(),
             spool_bytes_max: settings.spool_max,
             settings: shown,
+            place: options::place(settings),
+            known: options::known(settings),
             history: self.history.clone(),
             own: own_metrics(settings, &self.common),
         }

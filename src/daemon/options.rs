@@ -8,9 +8,11 @@ use actors::core::backoff::Backoff;
 use actors::core::chunk::Encoding;
 use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
+use actors::core::verdict::Known;
 use actors::forwarder::Auth;
 use actors::forwarder::post::Target;
-use actors::spool::open::{self, Place};
+use actors::metrics::Place;
+use actors::spool::open;
 use actors::spool::store::Sync;
 use actors::spool::{Notice, Policy, WhenFull};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -41,6 +43,29 @@ pub(crate) fn target(settings: &Settings, tls: Arc<ClientConfig>) -> Target {
 pub(super) fn ingest_url(settings: &Settings) -> String {
     let base = settings.blueflood.trim_end_matches('/');
     format!("{base}/v2.0/{}/ingest", utf8_percent_encode(&settings.tenant, &UNRESERVED))
+}
+
+/// Where this daemon is, and where it delivers to.
+pub(super) fn place(settings: &Settings) -> Place {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Place {
+        host: host.trim().to_owned(),
+        url: ingest_url(settings),
+        tenant: settings.tenant.clone(),
+        spool: place_name(&settings.spool),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+/// What of the settings the verdict needs.
+pub(super) fn known(settings: &Settings) -> Known {
+    Known {
+        interval: settings.interval,
+        max_age: settings.max_age,
+        drops_oldest: settings.spool_full == SpoolFull::DropOldest,
+        in_memory: settings.spool == SpoolPlace::Memory,
+        authenticates: !settings.user.is_empty(),
+    }
 }
 
 pub(super) fn payload_bytes_max(settings: &Settings) -> usize {
@@ -111,8 +136,8 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
 pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
     actors::spool::Options {
         place: match &settings.spool {
-            SpoolPlace::Memory => Place::Memory,
-            SpoolPlace::File(path) => Place::File(path.clone()),
+            SpoolPlace::Memory => open::Place::Memory,
+            SpoolPlace::File(path) => open::Place::File(path.clone()),
         },
         sync: match settings.spool_sync {
             SpoolSync::Normal => Sync::Normal,

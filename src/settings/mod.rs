@@ -21,7 +21,7 @@ use zeroize::Zeroize;
 pub use arguments::arguments;
 pub use render::{example_toml, table_markdown};
 pub use schema::schema;
-pub use sources::Surroundings;
+pub use sources::{DEFAULT_ORIGIN, Surroundings};
 pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Setting, Settings, TABLE};
 pub use values::{AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
 

@@ -217,6 +217,7 @@ impl<'a> Intake<'a> {
         let decoded = std::mem::take(&mut self.decoded);
         if decoded != Decoded::default() {
             self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
+            self.desk.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
         }
         for (reason, sample) in self.skipped.drain(..) {

@@ -77,7 +77,8 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .service(look("/stats", stats))
             .service(look("/metrics", prometheus))
             .service(look("/healthz", health))
-            .service(look("/readyz", readiness));
+            .service(look("/readyz", readiness))
+            .service(look("/delivering", delivering));
         #[cfg(feature = "faults")]
         let app = app
             .route("/fault/{place}", web::post().to(arm_fault))
@@ -166,6 +167,10 @@ async fn health(shared: Data<Shared>) -> Result<HttpResponse, Error> {
 
 async fn readiness(shared: Data<Shared>) -> Result<HttpResponse, Error> {
     Ok(judgement(view(&shared).await?.hindrances()))
+}
+
+async fn delivering(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    Ok(judgement(view(&shared).await?.obstacles()))
 }
 
 /// 200 if nothing is wrong, else 503, with what it is.

@@ -15,6 +15,7 @@ use crate::{
         histogram::Histogram,
         ledger::{ByReason, Ledger, sum},
         row::Skipped,
+        verdict::{Condition, Health},
     },
     forwarder,
     keystone_auth::{self, State},
@@ -36,19 +37,51 @@ pub struct View {
     pub(super) stopping: bool,
     pub(super) spool_bytes_max: u64,
     pub(super) taps: usize,
+    /// When these are the figures of, in milliseconds since 1970.
+    pub(super) now_ms: u64,
+    pub(super) place: Place,
+    pub(super) health: Health,
+    pub(super) rates: Option<Rates>,
+}
+
+/// Datapoints a second, averaged.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Over how long.
+    pub over: Duration,
+    /// Received.
+    pub received: f64,
+    /// Delivered.
+    pub delivered: f64,
+}
+
+/// Where this daemon is, and where it delivers to.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The name of this host.
+    pub host: String,
+    /// Where it POSTs to.
+    pub url: String,
+    /// The tenant that owns the metrics.
+    pub tenant: String,
+    /// The file of the spool.
+    pub spool: String,
+    /// The version of the daemon.
+    pub version: &'static str,
 }
 
 /// One endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
-    endpoint: String,
+    pub(super) endpoint: String,
     protocol: String,
     pub(super) connections: usize,
     accepted: u64,
     datapoints: u64,
-    kernel_drops: u64,
-    malformed: BTreeMap<Reason, listener::Noted>,
-    skipped: BTreeMap<Skipped, listener::Noted>,
+    pub(super) last_received_ms: Option<u64>,
+    pub(super) kernel_drops: u64,
+    pub(super) malformed: BTreeMap<Reason, listener::Noted>,
+    pub(super) skipped: BTreeMap<Skipped, listener::Noted>,
 }
 
 impl Listener {
@@ -59,6 +92,7 @@ impl Listener {
             connections: desk.connections.load(Ordering::Relaxed),
             accepted: desk.accepted.load(Ordering::Relaxed),
             datapoints: desk.datapoints.load(Ordering::Relaxed),
+            last_received_ms: Some(desk.last_received_ms.load(Ordering::Relaxed)).filter(|&at| at > 0),
             kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
             malformed: desk.malformed(),
             skipped: desk.skipped(),
@@ -91,13 +125,19 @@ impl View {
         &self.ledger
     }
 
-    /// Why nothing is delivered now, as far as is known; nothing if it is.
-    pub fn obstacle(&self) -> Option<String> {
-        let closed = || {
-            let (_, cause) = self.forwarder.outbox.closed.as_ref()?;
-            Some(format!("Blueflood does not take metrics: {cause}"))
-        };
-        self.misfits().into_iter().next().or_else(closed)
+    /// The verdict.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The verdict on one line.
+    pub fn line(&self) -> String {
+        self.health.line(self.now_ms)
+    }
+
+    /// When the last datapoint came in this process, in milliseconds since 1970.
+    pub(super) fn last_received_ms(&self) -> Option<u64> {
+        self.listeners.iter().filter_map(|listener| listener.last_received_ms).max()
     }
 
     /// Why the daemon should be started afresh; nothing if it is alive.
@@ -118,22 +158,35 @@ impl View {
         wrong
     }
 
-    /// Why it cannot take metrics or deliver them without a change; nothing if it is ready.
+    /// Why it cannot take metrics; nothing if it is ready. What Blueflood and Keystone say is no reason: while there is room
+    /// in the spool, a sender that is turned away loses what it has, and one that is not loses nothing.
     pub fn hindrances(&self) -> Vec<String> {
         let mut wrong = self.ailments();
         if self.stopping {
             wrong.push("it is stopping".to_owned());
         }
+        if let Some(cause) = &self.spool.blocked {
+            wrong.push(format!("the spool takes nothing: {cause}"));
+        }
+        wrong
+    }
+
+    /// Why metrics are not delivered; nothing if they are, as far as is known.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut wrong = self.ailments();
         wrong.extend(self.misfits());
+        if let Some((_, cause)) = self.forwarder.outbox.closed.as_ref().filter(|_| wrong.is_empty()) {
+            wrong.push(format!("Blueflood does not take metrics: {cause}"));
+        }
+        if wrong.is_empty() && matches!(self.health.condition, Condition::Keeping | Condition::Wrong) {
+            wrong.push(self.health.words.clone());
+        }
         wrong
     }
 
     /// What only a change from outside can mend.
     fn misfits(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        if let Some(cause) = &self.spool.blocked {
-            wrong.push(format!("the spool takes nothing: {cause}"));
-        }
         if self.keystone.as_ref().is_some_and(|keystone| keystone.state == State::Refused) {
             wrong.push(
                 "Keystone refuses the credentials: check --user, --key, --auth_type and --auth_url"
@@ -152,9 +205,16 @@ impl View {
         let forwarder = &self.forwarder;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "time_ms": time_ms(SystemTime::now()),
+            "host": self.place.host,
+            "time_ms": self.now_ms,
             "uptime_s": self.uptime.as_secs(),
-            "wrong": self.hindrances(),
+            "verdict": self.verdict(),
+            "rates": self.rates.map(|rates| json!({
+                "over_s": rates.over.as_secs(),
+                "received": rates.received,
+                "delivered": rates.delivered,
+            })),
+            "wrong": self.all_wrong(),
             "stopping": self.stopping,
             "datapoints": {
                 "received": self.ledger.received,
@@ -178,9 +238,12 @@ impl View {
                 let last = json!({ "row": last.row, "message": last.message, "time": last.refused_ms / 1000 });
                 (reason.clone(), last)
             }).collect::<Map<_, _>>(),
+            "last_received": self.last_received_ms().map(|ms| ms / 1000),
             "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
             "forwarder": {
+                "url": self.place.url,
+                "tenant": self.place.tenant,
                 "in_flight": forwarder.outbox.in_flight,
                 "concurrency": forwarder.outbox.concurrency,
                 "set_aside": forwarder.outbox.set_aside,
@@ -209,6 +272,7 @@ impl View {
                 "last_error": keystone.last_error,
             })),
             "spool": {
+                "path": self.place.spool,
                 "used_bytes": self.spool.used_bytes,
                 "bytes_max": self.spool_bytes_max,
                 "oldest_time": self.spool.oldest_ms.map(|ms| ms / 1000),
@@ -224,6 +288,33 @@ impl View {
                 (actor.name.clone(), state)
             }).collect::<Map<_, _>>(),
             "log": { "records_lost": self.log_records_lost },
+        })
+    }
+
+    /// What `wrong` shows: all that keeps it from taking or delivering metrics without a change.
+    fn all_wrong(&self) -> Vec<String> {
+        let mut wrong = self.hindrances();
+        wrong.extend(self.misfits());
+        wrong
+    }
+
+    fn verdict(&self) -> Value {
+        let Health { condition, since_ms, words, next, until, losses, caught_up_ms } = &self.health;
+        json!({
+            "condition": condition.name(),
+            "since": since_ms / 1000,
+            "words": words,
+            "line": self.line(),
+            "next": next,
+            "until": until.as_ref().map(|until| json!({ "time": until.at_ms / 1000, "by": until.by })),
+            "caught_up": caught_up_ms.map(|ms| ms / 1000),
+            "losses": losses.iter().map(|loss| json!({
+                "place": loss.place.name(),
+                "reason": loss.reason,
+                "count": loss.count,
+                "since": loss.since_ms / 1000,
+                "last": loss.sample,
+            })).collect::<Vec<_>>(),
         })
     }
 
@@ -243,6 +334,7 @@ impl View {
             "connections": listener.connections,
             "accepted": listener.accepted,
             "datapoints": listener.datapoints,
+            "last_received": listener.last_received_ms.map(|ms| ms / 1000),
             "kernel_drops": listener.kernel_drops,
             "malformed": malformed.collect::<Map<_, _>>(),
             "skipped": skipped.collect::<Map<_, _>>(),
