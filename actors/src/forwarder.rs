@@ -280,7 +280,11 @@ impl Forwarder {
                     }
                     Event::Leased { payloads: leased, waiting }
                 }
-                Err(_) => Event::NotLeased,
+                Err(_) => {
+                    // The disk is to blame, and says so itself: what is due waits for it.
+                    forwarder.free_since = None;
+                    Event::NotLeased
+                }
             };
             forwarder.event(event, ctx);
             // What is sent later is read again: nothing that only waits is kept in memory.

@@ -2,6 +2,7 @@
 //! It never opens a connection.
 
 use std::{
+    hash::{DefaultHasher, Hash, Hasher},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -49,6 +50,9 @@ pub struct Outgoing {
     pub config: Arc<ClientConfig>,
     /// What an operator should hear of.
     pub warning: Option<String>,
+    /// The same for the same certificates, keys and options: then the connections and the token that there are still
+    /// serve.
+    pub fingerprint: u64,
 }
 
 impl Outgoing {
@@ -62,8 +66,11 @@ impl Outgoing {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         let mut warning = None;
+        let mut seen = DefaultHasher::new();
+        (options.insecure, options.plain).hash(&mut seen);
         if !options.plain {
             let found = rustls_native_certs::load_native_certs();
+            found.certs.iter().for_each(|certificate| certificate.as_ref().hash(&mut seen));
             roots.add_parsable_certificates(found.certs);
             warning = (roots.is_empty() && options.ca_file.is_none() && !options.insecure).then(|| {
                 let why = found.errors.iter().map(|error| format!(" ({error})")).collect::<String>();
@@ -72,6 +79,7 @@ impl Outgoing {
         }
         if let Some(path) = &options.ca_file {
             for certificate in certificates("ca_file", path)? {
+                certificate.as_ref().hash(&mut seen);
                 roots.add(certificate).map_err(|error| wrong("ca_file", path, error))?;
             }
         }
@@ -80,27 +88,28 @@ impl Outgoing {
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots);
         let mut config = match &options.identity {
-            Some(Identity { cert_file, private_key_file }) => builder
-                .with_client_auth_cert(
-                    certificates("cert_file", cert_file)?,
-                    PrivateKeyDer::from_pem_file(private_key_file)
-                        .map_err(|error| wrong("private_key_file", private_key_file, in_words(&error)))?,
-                )
-                .map_err(|error| match error {
+            Some(Identity { cert_file, private_key_file }) => {
+                let certificates = certificates("cert_file", cert_file)?;
+                let key = PrivateKeyDer::from_pem_file(private_key_file)
+                    .map_err(|error| wrong("private_key_file", private_key_file, in_words(&error)))?;
+                certificates.iter().for_each(|certificate| certificate.as_ref().hash(&mut seen));
+                key.secret_der().hash(&mut seen);
+                builder.with_client_auth_cert(certificates, key).map_err(|error| match error {
                     Error::InconsistentKeys(_) => wrong(
                         "private_key_file",
                         private_key_file,
                         "is not the key of cert_file's certificate",
                     ),
                     error => wrong("cert_file", cert_file, error),
-                })?,
+                })?
+            }
             None => builder.with_no_client_auth(),
         };
         if options.insecure {
             config.dangerous().set_certificate_verifier(Arc::new(TrustAnyone(provider)));
         }
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), warning })
+        Ok(Self { config: Arc::new(config), warning, fingerprint: seen.finish() })
     }
 }
 

@@ -23,6 +23,7 @@ use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
 use actors::supervisor::{Lifeline, Storms, Supervised};
 use actors::tap::Taps;
+use actors::tls::Outgoing;
 use listenfd::ListenFd;
 use rustls::ClientConfig;
 use serde_json::Value;
@@ -108,6 +109,8 @@ pub(super) struct Crew {
     forwarder: Supervised<Forwarder>,
     forwarder_status: forwarder::SharedStatus,
     keystone: Option<Keystone>,
+    /// Whom we trust on the way out.
+    trust: Outgoing,
     /// None only while the crew is made: they show the rest of it.
     figures: Option<Figures>,
     hand: Hand,
@@ -136,9 +139,10 @@ impl Crew {
         doors: Vec<Door>,
         settings: &Settings,
         shown: Value,
-        tls: &Arc<ClientConfig>,
+        trust: Outgoing,
         storms: Storms,
     ) -> io::Result<Self> {
+        let tls = &trust.config;
         let log = ground.log.clone();
         let (stop, stopped) = watch::channel(false);
         let forwarder_status = forwarder::SharedStatus::default();
@@ -183,6 +187,7 @@ impl Crew {
             forwarder,
             forwarder_status,
             keystone,
+            trust,
             figures: None,
             hand,
             common,
@@ -228,9 +233,14 @@ impl Crew {
         settings: &Settings,
         doors: Vec<Door>,
         shown: Value,
-        tls: &Arc<ClientConfig>,
+        trust: Outgoing,
     ) {
         let log = self.ground.log.clone();
+        // The files of certificates are read again. What was made of the same ones goes on.
+        if trust.fingerprint != self.trust.fingerprint {
+            self.trust = trust;
+        }
+        let tls = &self.trust.config;
         if let Some(keystone) = &mut self.keystone
             && let Some(options) = keystone_options(settings, tls, &log, keystone.options.status.clone())
             && !keystone.options.is_same(&options)
@@ -301,7 +311,6 @@ impl Crew {
     /// Accept no more, read what the sockets hold, seal, deliver for a while, leave the rest in the spool.
     pub(super) async fn stop(self, settings: &Settings) -> ExitCode {
         let log = self.ground.log;
-        let deadline = Instant::now() + settings.shutdown_timeout;
         self.stop.send_replace(true);
         for running in &self.listeners {
             running.stop.send_replace(true);
@@ -325,9 +334,8 @@ impl Crew {
         if timeout(STORE_TIMEOUT, seal.ask(|| collector::Drain)).await.is_err() {
             warn!(log, "the spool did not take everything in time");
         }
-        let time_left = deadline.saturating_duration_since(Instant::now());
-        let deliver = self.forwarder.link();
-        if deliver.ask(|| forwarder::Drain(time_left)).await.is_err() {
+        let (deliver, time) = (self.forwarder.link(), settings.shutdown_timeout);
+        if deliver.ask(|| forwarder::Drain(time)).await.is_err() {
             warn!(log, "nothing more can be delivered: the forwarder is gone");
         }
         self.collector.let_go();

@@ -116,12 +116,12 @@ fn prepare(settings: &Settings, mut passed: ListenFd, log: &Log) -> Result<(Grou
 }
 
 /// Whom we trust on the way out.
-fn outgoing(settings: &Settings, log: &Logger) -> Result<Arc<rustls::ClientConfig>, String> {
-    let tls::Outgoing { config, warning } = tls::Outgoing::new(&settings.tls())?;
-    if let Some(warning) = warning {
+fn outgoing(settings: &Settings, log: &Logger) -> Result<tls::Outgoing, String> {
+    let outgoing = tls::Outgoing::new(&settings.tls())?;
+    if let Some(warning) = &outgoing.warning {
         warn!(log, "{warning}");
     }
-    Ok(config)
+    Ok(outgoing)
 }
 
 fn bind_stats(address: SocketAddr) -> Result<TcpListener, String> {
@@ -199,7 +199,7 @@ async fn live(
     let shown = options::settings_shown(&loaded.effective);
     let started = outgoing(settings, logger).and_then(|tls| {
         let storms = Storms::new(RESTARTS_MAX, fatal);
-        Crew::start(ground, doors, settings, shown, &tls, storms)
+        Crew::start(ground, doors, settings, shown, tls, storms)
             .map_err(|error| format!("cannot start a thread: {error}"))
     });
     let mut crew = match started {
@@ -298,7 +298,7 @@ async fn reload(crew: &mut Crew, old: &Loaded, reread: Reread<'_>, log: &Log) ->
     let shown = options::settings_shown(&new.effective);
     // The files of certificates may hold others now, though their names are the same.
     if new.settings.uses_tls() || now.iter().any(|(key, _)| *key != "log_level") {
-        crew.apply(&new.settings, doors, shown, &tls).await;
+        crew.apply(&new.settings, doors, shown, tls).await;
     } else {
         crew.show(&new.settings, shown);
     }

@@ -2,9 +2,11 @@
 //! nothing good is thrown away.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::load::Plan;
 use crate::names::BAD;
@@ -286,10 +288,10 @@ const GRANT: &str = r#"{"access":{"token":{"id":"t0ken","expires":"2099-12-14T22
 /// While there is no token nothing is sent, and Blueflood is not to blame.
 pub fn keystone_is_away(stage: &mut Stage) {
     let plan = Plan::new(20_000, 4_000);
-    // The port is ours, and nobody answers there.
-    let keystone = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = keystone.local_addr().unwrap();
-    drop(keystone);
+    // The port is ours, and nobody answers there: it is bound, and does not listen yet.
+    let keystone = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    keystone.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = keystone.local_addr().unwrap().as_socket().unwrap();
     let url = format!("http://{address}/v2.0/tokens");
     let options = ["--user", "bob", "--key", "k3y", "--auth_url", &url];
     stage.open(plan, &options, |_| Answer::Ok);
@@ -305,7 +307,8 @@ pub fn keystone_is_away(stage: &mut Stage) {
     stage.check(blamed == 0, || "the log blames Blueflood, but it is Keystone that is away".to_owned());
     stage.check(count(&stats, "delivered") == 0, || "something is delivered without a token".to_owned());
 
-    let keystone = TcpListener::bind(address).unwrap();
+    keystone.listen(16).unwrap();
+    let keystone = TcpListener::from(keystone);
     std::thread::spawn(move || {
         for mut stream in keystone.incoming().flatten() {
             let mut request = Vec::new();

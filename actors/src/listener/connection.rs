@@ -7,7 +7,7 @@ use std::{
     io,
     pin::pin,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -31,6 +31,9 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// While the daemon stops, a socket that has nothing for so long holds nothing.
 const DRAIN_PATIENCE: Duration = Duration::from_millis(50);
+
+/// While the daemon stops, a socket is read for so long at most, however much its sender still has.
+pub(super) const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// Connections that are decoded at once: each holds rows until the collector has them, and when it is slow all wait.
 static DECODING: Semaphore = Semaphore::const_new(DECODING_MAX);
@@ -111,8 +114,14 @@ pub(super) async fn serve(
     let mut undecoded = Undecoded::new(common);
     let mut intake = Intake::new(desk, common);
     let mut stop = common.stop.clone();
+    let mut read_until = None;
     loop {
         let stopping = *stop.borrow();
+        if stopping && Instant::now() >= *read_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX) {
+            // It never falls silent. Closed now, its sender learns that the rest was not taken.
+            cut_off(&undecoded, &mut intake, &peer);
+            return Ok(());
+        }
         let patience = if stopping { DRAIN_PATIENCE } else { common.live.borrow().idle_timeout };
         let read = {
             let read = pin!(tokio::time::timeout(patience, read(&mut stream, &mut undecoded.bytes)));

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use slog::{error, warn};
 use tokio_util::codec::Decoder;
 
-use super::{Common, Desk, NOT_ALLOWED, intake::Intake};
+use super::{Common, Desk, NOT_ALLOWED, connection::DRAIN_MAX, intake::Intake};
 use crate::core::{
     datapoint::{Reason, SAMPLE_BYTES_MAX},
     framing::Framing,
@@ -40,6 +40,7 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
     let mut stop = common.stop.clone();
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
     let mut ask_drops_at = Instant::now();
+    let mut read_until = None;
     loop {
         if let Some(inode) = &inode
             && Instant::now() >= ask_drops_at
@@ -48,6 +49,9 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
             ask_drops_at = Instant::now() + DROPS_EVERY;
         }
         let stopping = *stop.borrow();
+        if stopping && Instant::now() >= *read_until.get_or_insert_with(|| Instant::now() + DRAIN_MAX) {
+            return;
+        }
         if !stopping {
             let readable = tokio::select! {
                 readable = tokio::time::timeout(DROPS_EVERY, socket.readable()) => readable,

@@ -14,6 +14,9 @@ use crate::core::blueflood::Verdict;
 /// How often a 202 is answered by sending again, before the rows count as delivered.
 pub(super) const UNCONFIRMED_TRIES: u32 = 3;
 
+/// How often a 207 that refuses some rows and names none is answered by sending again, before all of them count as refused.
+pub(super) const UNEXPLAINED_TRIES: u32 = 3;
+
 /// Parcels that are halved on evidence at a time, at most: a storm of suspicion must not become a storm of POSTs.
 const HALVED_AT_ONCE: usize = 4;
 
@@ -55,8 +58,24 @@ impl Outbox {
                     self.aside.insert(id, parcel);
                 }
             }
-            Verdict::StoredExcept { errors, unexplained } => {
-                self.settle(id, parcel, Fate::DeliveredExcept { errors, unexplained }, turn);
+            Verdict::StoredExcept { errors, unexplained: Some(text) } if errors.is_empty() => {
+                // It may have been a passing fault of its store, and to send a row again is harmless.
+                parcel.unexplained = parcel.unexplained.saturating_add(1);
+                if parcel.unexplained > UNEXPLAINED_TRIES {
+                    let fate = Fate::DeliveredExcept { errors, unexplained: Some(text) };
+                    self.settle(id, parcel, fate, turn);
+                } else {
+                    let wait = self.limits.backoff.wait(parcel.unexplained, turn.random);
+                    parcel.not_before = turn.now.saturating_add(wait);
+                    self.aside.insert(id, parcel);
+                }
+            }
+            // What is named is refused, and the rest is sent again to learn what the answer did not explain.
+            Verdict::StoredExcept { errors, unexplained: Some(_) } => {
+                self.settle(id, parcel, Fate::RefusedNamed(errors), turn);
+            }
+            Verdict::StoredExcept { errors, unexplained: None } => {
+                self.settle(id, parcel, Fate::DeliveredExcept { errors, unexplained: None }, turn);
             }
             Verdict::Refused(errors) => self.settle(id, parcel, Fate::RefusedNamed(errors), turn),
             Verdict::RefusedWhole(message) => {

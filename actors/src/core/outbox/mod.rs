@@ -56,6 +56,8 @@ struct Parcel {
     not_before: Now,
     /// How often it was answered with 202.
     unconfirmed: u32,
+    /// How often it was answered with a 207 that does not say which rows are refused.
+    unexplained: u32,
     /// Whether this try already asked for a new token.
     renewed: bool,
     /// Whether its last failure may come of its size.
@@ -76,6 +78,7 @@ impl Parcel {
             sent_at: now,
             not_before: now,
             unconfirmed: 0,
+            unexplained: 0,
             renewed: false,
             may_be_size: false,
             root: None,
@@ -437,14 +440,18 @@ impl Outbox {
         true
     }
 
+    /// Whether no ordinary payload has passed of late.
+    fn is_quiet(&self, now: Now) -> bool {
+        self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET)
+    }
+
     fn may_try_apart(&self, now: Now) -> bool {
-        let quiet = self.passed_at.is_none_or(|at| now.saturating_sub(at) >= QUIET);
         let one_is_tried = self.parcels().any(|parcel| parcel.apart.is_some());
         self.gate.is_open()
             && !self.draining
             && !one_is_tried
             && now >= self.apart_at
-            && (self.apart_saved >= 1.0 || quiet)
+            && (self.apart_saved >= 1.0 || self.is_quiet(now))
     }
 
     fn parcels(&self) -> impl Iterator<Item = &Parcel> {
@@ -480,7 +487,8 @@ impl Outbox {
     }
 
     fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
-        if parcel.tries > 0 || parcel.unconfirmed > 0 {
+        // A probe is a second try too: what failed before it was given back.
+        if parcel.tries > 0 || parcel.unconfirmed > 0 || parcel.unexplained > 0 || !self.gate.is_open() {
             self.retries = self.retries.saturating_add(1);
         }
         parcel.sent_at = turn.now;
@@ -502,8 +510,10 @@ impl Outbox {
     }
 
     fn wait_no_longer(&mut self, now: Now) {
-        for parcel in
-            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0)
+        for parcel in self
+            .aside
+            .values_mut()
+            .filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0 && parcel.unexplained == 0)
         {
             parcel.not_before = parcel.not_before.min(now);
         }
@@ -553,7 +563,11 @@ impl Outbox {
         if !self.trials.is_empty() || self.busy() > 0 {
             return false;
         }
-        let waits = |parcel: &Parcel| parcel.wants_trial() && parcel.not_before <= turn.now;
+        // What is kept apart has time: as long as others flow, they tell of Blueflood.
+        let quiet = self.is_quiet(turn.now);
+        let waits = |parcel: &Parcel| {
+            parcel.wants_trial() && parcel.not_before <= turn.now && (quiet || parcel.apart.is_none())
+        };
         let found = self.aside.iter().find(|(_, parcel)| waits(parcel));
         let Some((id, tellable)) =
             found.map(|(&id, parcel)| (id, parcel.rows() > 1 && parcel.apart.is_none()))

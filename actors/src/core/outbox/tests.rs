@@ -668,25 +668,40 @@ fn what_is_mended_is_probed_at_once_and_not_before_its_time_otherwise() {
     assert_eq!(world.posts.len(), 1);
 }
 
+/// A 207 that names each poison, and says `unexplained` beside it the first `times`.
+fn a_207(unexplained: u32) -> impl FnMut(&[Row], Now, &mut fastrand::Rng) -> (Verdict, Duration) {
+    let mut left = unexplained;
+    move |rows, _, _| {
+        let bad = rows.iter().filter(|row| row.is_poison());
+        let errors: Vec<RowError> = bad
+            .map(|row| RowError {
+                name: row.name(),
+                time_ms: row.number.into(),
+                field: "metricName".into(),
+                message: "no".into(),
+            })
+            .collect();
+        let unexplained = (left > 0).then(|| "Persisted failed".to_owned());
+        left = left.saturating_sub(1);
+        (Verdict::StoredExcept { errors, unexplained }, SOON)
+    }
+}
+
 #[test]
-fn a_207_settles_exactly_what_it_names_and_keeps_what_it_does_not_explain() {
-    for unexplained in [None, Some("Persisted failed".to_owned())] {
-        let mut world = World::new(LIMITS, |rows, _, _| {
-            let bad = rows.iter().filter(|row| row.is_poison());
-            let errors: Vec<RowError> = bad
-                .map(|row| RowError {
-                    name: row.name(),
-                    time_ms: row.number.into(),
-                    field: "metricName".into(),
-                    message: "no".into(),
-                })
-                .collect();
-            (Verdict::StoredExcept { errors, unexplained: unexplained.clone() }, SOON)
-        });
+fn a_207_settles_exactly_what_it_names() {
+    let mut world = World::new(LIMITS, a_207(0));
+    world.append_of([1, 2, POISON, 3], true);
+    world.drain(Duration::from_secs(10));
+    assert_eq!((world.refused.len(), world.delivered.len(), world.posts.len()), (1, 3, 1));
+}
+
+#[test]
+fn what_a_207_does_not_explain_is_sent_again_and_never_called_delivered() {
+    for (times, refused) in [(1, 1), (2, 1), (100, 4)] {
+        let mut world = World::new(LIMITS, a_207(times));
         world.append_of([1, 2, POISON, 3], true);
-        world.drain(Duration::from_secs(10));
-        let refused = if unexplained.is_some() { 4 } else { 1 };
-        assert_eq!((world.refused.len(), world.delivered.len()), (refused, 4 - refused));
+        world.drain(Duration::from_secs(300));
+        assert_eq!((world.refused.len(), world.delivered.len()), (refused, 4 - refused), "{times} times");
     }
 }
 
