@@ -171,12 +171,12 @@ impl Desk {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts skipped datapoints, of which one is the sample; true if they are the first of their reason.
-    fn note_skipped(&self, reason: Skipped, count: u64, sample: Sample) -> bool {
+    /// Counts skipped datapoints, of which one is the sample.
+    fn note_skipped(&self, reason: Skipped, count: u64, sample: Sample) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = skipped.entry(reason).or_default();
         noted.count = noted.count.saturating_add(count);
-        noted.last.replace(sample).is_none()
+        noted.last = Some(sample);
     }
 
     /// Counts malformed input; how much of it was not said in the log, if it is time to say it.

@@ -1,9 +1,11 @@
 //! Owns the local HTTP port and the view of all counters. Data flows whether it lives or not: the others count in
 //! what they share with it, and never wait for it.
 
+mod figures;
 mod health;
 mod http;
 mod own;
+mod process;
 mod tap;
 mod view;
 
@@ -12,7 +14,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -137,6 +139,7 @@ impl Board {
             now_ms: view::time_ms(SystemTime::now()),
             place: place.clone(),
             health: NOT_JUDGED,
+            reload_succeeded: !history.reload_failed.load(Ordering::Relaxed),
             rates: history.rates(RATES_OVER_MIN.max(known.interval.saturating_mul(2))),
         };
         view.health = history.watch(|watch| watch.look(&health::figures(&view, known)));
@@ -163,9 +166,15 @@ pub type Point = [u64; 4];
 pub struct History {
     points: Arc<Mutex<VecDeque<Point>>>,
     watch: Arc<Mutex<Watch>>,
+    reload_failed: Arc<AtomicBool>,
 }
 
 impl History {
+    /// The settings were read again, and could be used or not.
+    pub fn reloaded(&self, succeeded: bool) {
+        self.reload_failed.store(!succeeded, Ordering::Relaxed);
+    }
+
     /// What the verdict remembers.
     fn watch<T>(&self, look: impl FnOnce(&mut Watch) -> T) -> T {
         look(&mut self.watch.lock().unwrap_or_else(PoisonError::into_inner))

@@ -216,6 +216,11 @@ impl Crew {
         self.listeners.iter().map(|running| &running.door)
     }
 
+    /// Remembers whether the settings could be read again.
+    pub(super) fn note_reload(&self, succeeded: bool) {
+        self.history.reloaded(succeeded);
+    }
+
     /// Where all figures are.
     pub(super) fn board(&self) -> Option<&Board> {
         self.figures.as_ref().map(|figures| &figures.board)

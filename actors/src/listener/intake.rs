@@ -222,13 +222,7 @@ impl<'a> Intake<'a> {
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            let is_first = self.desk.note_skipped(reason, count, sample.clone());
-            if is_first && reason == Skipped::NameNotUtf8 {
-                warn!(self.common.log, "a name that is no UTF-8 is not forwarded";
-                    "reason" => reason.label(), "peer" => sample.peer, "sample" => sample.text,
-                    "cause" => "JSON holds no other text, and a name mended by us could be that of another series: let \
-                                the sender write UTF-8. This is said once");
-            }
+            self.desk.note_skipped(reason, count, sample);
         }
         if self.rows.is_empty() {
             self.release();

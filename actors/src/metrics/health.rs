@@ -9,6 +9,7 @@ use super::view::View;
 use crate::{
     core::{
         ledger::ByReason,
+        row::Skipped,
         verdict::{Condition, Count, Figures, Health, Known, Line, Place, Said},
     },
     keystone_auth::State,
@@ -37,7 +38,7 @@ pub(super) fn figures(view: &View, known: &Known) -> Figures {
         bytes_max: view.spool_bytes_max,
         oldest_ms: view.spool.oldest_ms.and_then(|ms| u64::try_from(ms).ok()),
         blocked: view.spool.blocked.clone(),
-        disk_full: view.spool.blocked.as_deref() == Some("the disk is full"),
+        disk_full: view.disk_full(),
         ailments: view.ailments(),
         stopping: view.stopping,
     }
@@ -122,8 +123,22 @@ fn say_lost(log: &Logger, Said { place, reason, count, sample }: Said) {
                 "reason" => reason, "datapoints" => count, "last" => last);
         }
         Place::Skipped => {
+            let cause = match Skipped::ALL.into_iter().find(|skipped| skipped.label() == reason) {
+                Some(Skipped::NameNotUtf8) => {
+                    "JSON holds no other text than UTF-8, and a name mended by us could be that of another series: let \
+                     the sender write UTF-8"
+                }
+                Some(Skipped::ValueNan | Skipped::ValueInfinite) => {
+                    "JSON has no such number, and Blueflood would refuse the whole request for it"
+                }
+                Some(Skipped::Timestamp) => "the timestamp is no time that Blueflood has",
+                Some(Skipped::NameEmpty) => "a metric without a name is none",
+                Some(Skipped::NameTooLong) => "Blueflood cannot store a name of this length",
+                Some(Skipped::OverLimit) => "it alone is larger than --limit",
+                None => "it cannot be sent",
+            };
             warn!(log, "datapoints cannot be forwarded, and are skipped";
-                "reason" => reason, "datapoints" => count, "last" => last);
+                "reason" => reason, "datapoints" => count, "last" => last, "cause" => cause);
         }
         Place::Discarded => {
             warn!(log, "dead letters were thrown away for newer ones: raise --dead_letters_max, or purge what is settled";

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View, tap};
+use super::{Board, HistoryOf, Metrics, Snapshot, View, figures, tap};
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -157,7 +157,7 @@ async fn stats(shared: Data<Shared>) -> Result<HttpResponse, Error> {
 }
 
 async fn prometheus(shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let text = view(&shared).await?.prometheus();
+    let text = figures::text(&view(&shared).await?);
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 

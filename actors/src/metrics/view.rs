@@ -2,18 +2,17 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value, json};
 
+use super::figures;
 use crate::{
     core::{
         datapoint::Reason,
-        histogram::Histogram,
-        ledger::{ByReason, Ledger, sum},
+        ledger::{Ledger, sum},
         row::Skipped,
         verdict::{Condition, Health},
     },
@@ -42,6 +41,8 @@ pub struct View {
     pub(super) place: Place,
     pub(super) health: Health,
     pub(super) rates: Option<Rates>,
+    /// Whether the settings could be read when they were read last.
+    pub(super) reload_succeeded: bool,
 }
 
 /// Datapoints a second, averaged.
@@ -77,7 +78,7 @@ pub(super) struct Listener {
     protocol: String,
     pub(super) connections: usize,
     accepted: u64,
-    datapoints: u64,
+    pub(super) datapoints: u64,
     pub(super) last_received_ms: Option<u64>,
     pub(super) kernel_drops: u64,
     pub(super) malformed: BTreeMap<Reason, listener::Noted>,
@@ -103,8 +104,8 @@ impl Listener {
 /// One actor.
 #[derive(Debug, Clone)]
 pub(super) struct ActorState {
-    name: String,
-    restarts: u64,
+    pub(super) name: String,
+    pub(super) restarts: u64,
     stuck_for: Option<Duration>,
 }
 
@@ -128,6 +129,11 @@ impl View {
     /// The verdict.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Whether the disk of the spool is full.
+    pub(super) fn disk_full(&self) -> bool {
+        self.spool.blocked.as_deref() == Some("the disk is full")
     }
 
     /// The verdict on one line.
@@ -288,6 +294,7 @@ impl View {
                 (actor.name.clone(), state)
             }).collect::<Map<_, _>>(),
             "log": { "records_lost": self.log_records_lost },
+            "figures": figures::json(self),
         })
     }
 
@@ -340,241 +347,14 @@ impl View {
             "skipped": skipped.collect::<Map<_, _>>(),
         })
     }
-
-    /// What `/metrics` shows: Prometheus text format 0.0.4.
-    pub fn prometheus(&self) -> String {
-        let mut page = Page::default();
-        let ledger = &self.ledger;
-        page.one(
-            "datapoints_received_total",
-            "counter",
-            "Datapoints decoded from the wire.",
-            ledger.received,
-        );
-        page.by_reason(
-            "datapoints_skipped_total",
-            "counter",
-            "Datapoints that cannot be forwarded.",
-            &ledger.skipped,
-        );
-        page.one(
-            "datapoints_buffered",
-            "gauge",
-            "Datapoints kept here: in hand, and with the spool.",
-            ledger.buffered(),
-        );
-        page.one(
-            "datapoints_delivered_total",
-            "counter",
-            "Datapoints that Blueflood stored.",
-            ledger.delivered,
-        );
-        // No counter, and so no `_total`: what is taken out of the dead letters again is no longer refused.
-        page.by_reason(
-            "datapoints_refused",
-            "gauge",
-            "Datapoints that Blueflood refused; a replay of dead letters takes them back.",
-            &ledger.refused,
-        );
-        page.by_reason(
-            "datapoints_dropped_total",
-            "counter",
-            "Datapoints given up by policy.",
-            &ledger.dropped,
-        );
-        page.one(
-            "datapoints_unaccounted",
-            "gauge",
-            "Datapoints in no place: anything but 0 is a bug.",
-            ledger.unaccounted(),
-        );
-        page.one(
-            "datapoints_unconfirmed_total",
-            "counter",
-            "Datapoints delivered on a 202 only.",
-            ledger.unconfirmed,
-        );
-        page.by_reason(
-            "malformed_total",
-            "counter",
-            "Input that never became a datapoint.",
-            &ledger.malformed,
-        );
-        page.one(
-            "names_replaced_total",
-            "counter",
-            "Names that releases which mended names of no UTF-8 have mended.",
-            ledger.names_replaced,
-        );
-
-        page.head("listener_connections", "gauge", "Open connections.");
-        for listener in &self.listeners {
-            page.sample("listener_connections", &[("endpoint", &listener.endpoint)], listener.connections);
-        }
-        page.head("listener_datapoints_total", "counter", "Datapoints decoded, by endpoint.");
-        for listener in &self.listeners {
-            page.sample(
-                "listener_datapoints_total",
-                &[("endpoint", &listener.endpoint)],
-                listener.datapoints,
-            );
-        }
-        page.head("listener_kernel_drops_total", "counter", "Datagrams that the kernel dropped unread.");
-        for listener in &self.listeners {
-            page.sample(
-                "listener_kernel_drops_total",
-                &[("endpoint", &listener.endpoint)],
-                listener.kernel_drops,
-            );
-        }
-
-        let forwarder = &self.forwarder;
-        page.one("posts_total", "counter", "Requests to Blueflood that came to an end.", forwarder.posts);
-        page.one(
-            "posts_retried_total",
-            "counter",
-            "Requests that were a second or later try.",
-            forwarder.outbox.retries,
-        );
-        page.one(
-            "posts_trial_total",
-            "counter",
-            "Requests of a few datapoints, to see whether Blueflood works.",
-            forwarder.outbox.trials,
-        );
-        page.one("posts_in_flight", "gauge", "Requests under way.", forwarder.outbox.in_flight);
-        page.one("sent_bytes_total", "counter", "Bytes of request bodies, as sent.", forwarder.bytes_sent);
-        page.one(
-            "gate_open",
-            "gauge",
-            "1 while requests may leave freely.",
-            u8::from(forwarder.outbox.closed.is_none()),
-        );
-        page.one(
-            "misconfigured",
-            "gauge",
-            "1 while Blueflood refuses everything.",
-            u8::from(forwarder.outbox.misconfigured.is_some()),
-        );
-        let success = forwarder.last_success.map_or(0, time);
-        page.one("last_success_timestamp_seconds", "gauge", "When Blueflood last took a request.", success);
-
-        if let Some(keystone) = &self.keystone {
-            let valid = keystone.expires_in().is_some_and(|left| !left.is_zero());
-            page.one("keystone_token_valid", "gauge", "1 while there is a token to send.", u8::from(valid));
-            let left = keystone.expires_in().unwrap_or_default().as_secs();
-            page.one("keystone_token_expires_seconds", "gauge", "How long the token can be used yet.", left);
-            page.one("keystone_renewals_total", "counter", "Tokens that Keystone gave.", keystone.renewals);
-            page.one(
-                "keystone_failures_total",
-                "counter",
-                "Attempts that came to no token.",
-                keystone.failures,
-            );
-        }
-        page.one("spool_max_bytes", "gauge", "The spool's cap.", self.spool_bytes_max);
-        page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
-        page.one(
-            "spool_blocked",
-            "gauge",
-            "1 while the spool takes nothing.",
-            u8::from(self.spool.blocked.is_some()),
-        );
-        page.one(
-            "audit_failures_total",
-            "counter",
-            "Times that the queue was not what the spool holds: anything but 0 is a bug.",
-            self.spool.audit_failures,
-        );
-        page.one(
-            "series_apart",
-            "gauge",
-            "Series that Blueflood never takes, whose datapoints are tried by themselves.",
-            self.spool.series_apart.len(),
-        );
-        page.one("dead_letters_bytes", "gauge", "Bytes of the dead letters.", self.spool.dead_letter_bytes);
-        page.one(
-            "dead_letters_discarded_total",
-            "counter",
-            "Dead letters that made room for newer ones.",
-            ledger.dead_letters_discarded,
-        );
-        page.histogram(
-            "answer_seconds",
-            "From the start of a request to the end of its answer.",
-            &forwarder.answer_times,
-        );
-        page.histogram(
-            "delivery_delay_seconds",
-            "From receipt to delivery, by datapoint.",
-            &self.spool.delays,
-        );
-        page.head("actor_restarts_total", "counter", "How often an actor was started again.");
-        for actor in &self.actors {
-            page.sample("actor_restarts_total", &[("actor", &actor.name)], actor.restarts);
-        }
-        page.one("log_records_lost_total", "counter", "Log records lost under load.", self.log_records_lost);
-        page.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime.as_secs());
-        page.head("build_info", "gauge", "The version.");
-        page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        page.text
-    }
 }
 
 /// Seconds since 1970.
-fn time(at: SystemTime) -> u64 {
+pub(super) fn time(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Milliseconds since 1970.
 pub(super) fn time_ms(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A page of Prometheus text.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            self.text,
-            "# HELP blueflood_forward_{name} {help}\n# TYPE blueflood_forward_{name} {kind}"
-        );
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let labels: Vec<_> =
-            labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.text, "blueflood_forward_{name}{labels} {value}");
-    }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.head(name, kind, help);
-        self.sample(name, &[], value);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
-        let mut count = 0;
-        for (bound, within) in histogram.cumulative() {
-            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
-            self.sample(&format!("{name}_bucket"), &[("le", &bound)], within);
-            count = within;
-        }
-        self.sample(&format!("{name}_sum"), &[], histogram.sum());
-        self.sample(&format!("{name}_count"), &[], count);
-    }
-
-    fn by_reason(&mut self, name: &str, kind: &str, help: &str, by_reason: &ByReason) {
-        self.head(name, kind, help);
-        for (reason, n) in by_reason {
-            self.sample(name, &[("reason", reason)], n);
-        }
-    }
 }
