@@ -158,13 +158,30 @@ const NOT_JUDGED: Health = Health {
     caught_up_ms: None,
 };
 
-/// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
-pub type Point = [u64; 4];
+/// How often a point of the last day is taken.
+const MINUTE: Duration = Duration::from_secs(60);
 
-/// The last quarter of an hour.
+/// Points of the last day.
+const MINUTES: usize = 1_440;
+
+/// The time in milliseconds since 1970; then received, delivered and buffered; and the condition by its place in
+/// [`Condition::ALL`]: of a minute the worst.
+pub type Point = [u64; 5];
+
+/// What is remembered.
+#[derive(Debug)]
+pub struct Past {
+    /// The last quarter of an hour, by second.
+    pub points: Vec<Point>,
+    /// The last day, by minute.
+    pub minutes: Vec<Point>,
+}
+
+/// The last quarter of an hour by second, and the last day by minute.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     points: Arc<Mutex<VecDeque<Point>>>,
+    minutes: Arc<Mutex<VecDeque<Point>>>,
     watch: Arc<Mutex<Watch>>,
     reload_failed: Arc<AtomicBool>,
 }
@@ -186,6 +203,23 @@ impl History {
         while points.len() > HISTORY_POINTS {
             points.pop_front();
         }
+        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
+        let [at, .., state] = point;
+        let minute = u64::try_from(MINUTE.as_millis()).unwrap_or(u64::MAX);
+        match minutes.back_mut() {
+            Some([began, .., worst]) if *began / minute == at / minute => {
+                // What is lost is worse than what is kept.
+                let badness =
+                    |state: u64| [0, 2, 1, 3].get(usize::try_from(state).unwrap_or(0)).copied().unwrap_or(0);
+                if badness(state) > badness(*worst) {
+                    *worst = state;
+                }
+            }
+            _ => minutes.push_back(point),
+        }
+        while minutes.len() > MINUTES {
+            minutes.pop_front();
+        }
     }
 
     /// What was received and delivered a second, over as long as is asked for or is known.
@@ -203,8 +237,11 @@ impl History {
         })
     }
 
-    fn snapshot(&self) -> Vec<Point> {
-        self.points.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    fn snapshot(&self) -> Past {
+        let all = |points: &Mutex<VecDeque<Point>>| {
+            points.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        };
+        Past { points: all(&self.points), minutes: all(&self.minutes) }
     }
 }
 
@@ -215,7 +252,7 @@ pub struct Snapshot;
 
 /// The figures of the last minutes.
 #[derive(Message)]
-#[rtype(result = "Vec<Point>")]
+#[rtype(result = "Past")]
 pub struct HistoryOf;
 
 /// The actor.
@@ -258,7 +295,9 @@ impl Metrics {
         let view = self.board.view();
         let history = self.board.read().history.clone();
         let ledger = &view.ledger;
-        history.add([view.now_ms, ledger.received, ledger.delivered, ledger.buffered()]);
+        let state = Condition::ALL.iter().position(|condition| *condition == view.health.condition);
+        let state = state.unwrap_or(0) as u64;
+        history.add([view.now_ms, ledger.received, ledger.delivered, ledger.buffered(), state]);
         let lines: Vec<Line> = history.watch(|watch| watch.lines(&view.health, view.now_ms));
         lines.into_iter().for_each(|line| health::say(&self.log, line, view.now_ms));
     }

@@ -53,7 +53,7 @@ pub(super) fn place(settings: &Settings) -> Place {
         url: ingest_url(settings),
         tenant: settings.tenant.clone(),
         spool: place_name(&settings.spool),
-        version: env!("CARGO_PKG_VERSION"),
+        interval: settings.interval,
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .app_data(shared.clone())
             .wrap(from_fn(check_host))
             .wrap(headers)
-            .service(look("/", || file("text/html; charset=utf-8", include_str!("page/index.html"))))
+            .service(look("/", page))
             .service(look("/page.js", || {
                 file("text/javascript; charset=utf-8", include_str!("page/page.js"))
             }))
@@ -152,6 +152,11 @@ async fn view(shared: &Shared) -> Result<View, Error> {
     shared.metrics.send(Snapshot).await.map_err(actix_web::error::ErrorServiceUnavailable)
 }
 
+async fn page(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    let text = view(&shared).await?.page(include_str!("page/index.html"));
+    Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(text))
+}
+
 async fn stats(shared: Data<Shared>) -> Result<HttpResponse, Error> {
     Ok(HttpResponse::Ok().json(view(&shared).await?.json()))
 }
@@ -185,8 +190,8 @@ async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
 }
 
 async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let points = shared.metrics.send(HistoryOf).await.map_err(actix_web::error::ErrorServiceUnavailable)?;
-    Ok(HttpResponse::Ok().json(json!({ "points": points })))
+    let past = shared.metrics.send(HistoryOf).await.map_err(actix_web::error::ErrorServiceUnavailable)?;
+    Ok(HttpResponse::Ok().json(json!({ "points": past.points, "minutes": past.minutes })))
 }
 
 /// Tells a page once a second, as server-sent events, until it goes away.
