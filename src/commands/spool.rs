@@ -48,8 +48,7 @@ pub fn command() -> Command {
 
 /// The options that say which spool is meant.
 pub(super) fn arguments() -> impl Iterator<Item = Arg> {
-    settings::arguments()
-        .filter(|argument| ["spool", "config", "stats"].contains(&argument.get_id().as_str()))
+    settings::arguments_for(&["spool", "config", "stats"])
 }
 
 /// Does what was asked.

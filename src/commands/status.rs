@@ -43,10 +43,7 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Print all figures as one line of JSON, as /stats has them"),
         )
-        .args(
-            settings::arguments()
-                .filter(|argument| ["stats", "config"].contains(&argument.get_id().as_str())),
-        )
+        .args(settings::arguments_for(&["stats", "config"]))
         .after_help(
             "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change\n\
              mends it), 1 no daemon answers, 2 wrong arguments.",

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::ArgMatches;
 use zeroize::Zeroize;
 
-pub use arguments::arguments;
+pub use arguments::{arguments, arguments_for};
 pub use render::{example_toml, table_markdown};
 pub use schema::schema;
 pub use sources::{DEFAULT_ORIGIN, Surroundings};

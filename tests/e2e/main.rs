@@ -31,4 +31,5 @@ mod service;
 mod supervision;
 mod tap;
 mod tools;
+mod verdict;
 mod world;

@@ -118,7 +118,11 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     assert_eq!(browser.ask("until health delivering, with losses: 1 refused for"), true);
     assert_eq!(browser.ask("until next dead-letters list"), true);
     assert!(browser.ask("title").as_str().unwrap().contains("losing – blueflood-forward on "));
-    assert!(browser.ask("stops").as_u64().unwrap() < 16, "a keyboard is soon through: {}", browser.ask("stops"));
+    assert!(
+        browser.ask("stops").as_u64().unwrap() < 16,
+        "a keyboard is soon through: {}",
+        browser.ask("stops")
+    );
 
     assert_eq!(browser.ask("shoot"), true, "the page fits a phone");
     assert_eq!(browser.ask("errors"), serde_json::json!([]));
@@ -139,7 +143,16 @@ fn the_page_is_served_filled_in() {
     daemon.send_lines("kept", 3);
     daemon.expect("wrong", |stats| stats["verdict"]["condition"] == "wrong");
     let (_, page) = daemon.get("/");
-    assert!(page.contains(r#"<p id="condition">wrong</p>"#) && page.contains("a setting must be wrong"), "{page}");
-    assert!(page.contains("3 datapoints are kept") && page.contains("check --blueflood and --tenant"), "{page}");
-    assert!(page.contains("tenant <b id=\"tenant\">&lt;b&gt;&amp;&quot;acme</b>") && !page.contains("{{"), "{page}");
+    assert!(
+        page.contains(r#"<p id="condition">wrong</p>"#) && page.contains("a setting must be wrong"),
+        "{page}"
+    );
+    assert!(
+        page.contains("3 datapoints are kept") && page.contains("check --blueflood and --tenant"),
+        "{page}"
+    );
+    assert!(
+        page.contains("tenant <b id=\"tenant\">&lt;b&gt;&amp;&quot;acme</b>") && !page.contains("{{"),
+        "{page}"
+    );
 }

@@ -175,7 +175,9 @@ function niceTop(most) {
 function showChart(now) {
   const far = Number(document.querySelector("input[name=span]:checked").value);
   const all = steps(far).filter((step) => step.at >= now - far);
-  const [wide, high, left, bottom] = [960, 230, 64, 24];
+  // Drawn in the size in which it stands, so that its words can be read on a phone.
+  const [wide, high, left, bottom] = [Math.max(280, $("chart").clientWidth), 230, 64, 24];
+  const ticks = wide < 500 ? 2 : 4;
   const top = niceTop(Math.max(1, ...all.map((step) => Math.max(step.received, step.delivered))));
   const x = (at) => left + ((at - (now - far)) / far) * (wide - left - 8);
   const y = (value) => 8 + (1 - value / top) * (high - bottom - 8);
@@ -186,9 +188,9 @@ function showChart(now) {
     svg.append(drawn("line", { class: "grid", x1: left, x2: wide - 8, y1: y(value), y2: y(value) }));
     svg.append(drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, rate(value)));
   }
-  for (let i = 0; i <= 4; i += 1) {
-    const at = now - far + (far * i) / 4;
-    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === 4 ? "end" : "middle" }, clock(at, now)));
+  for (let i = 0; i <= ticks; i += 1) {
+    const at = now - far + (far * i) / ticks;
+    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, now)));
   }
   const line = (key) => all.map((step, i) => `${i ? "L" : "M"}${x(step.at).toFixed(1)} ${y(step[key]).toFixed(1)}`).join("");
   if (all.length > 1) {
