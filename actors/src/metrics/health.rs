@@ -39,6 +39,7 @@ pub(super) fn figures(view: &View, known: &Known) -> Figures {
         oldest_ms: view.spool.oldest_ms.and_then(|ms| u64::try_from(ms).ok()),
         blocked: view.spool.blocked.clone(),
         disk_full: view.disk_full(),
+        amiss: None,
         ailments: view.ailments(),
         stopping: view.stopping,
     }

@@ -144,6 +144,8 @@ pub struct Figures {
     pub blocked: Option<String>,
     /// The disk of the spool is full.
     pub disk_full: bool,
+    /// What is amiss with the spool's file, and could not be mended yet.
+    pub amiss: Option<String>,
     /// What is wrong with this process.
     pub ailments: Vec<String>,
     /// It was told to stop.
@@ -356,15 +358,8 @@ impl Watch {
         if let Some(judged) = self.of_setting(figures, losses) {
             return judged;
         }
-        if figures.disk_full && figures.blocked.is_some()
-            || figures.blocked.as_ref().is_some_and(|why| !is_cap(why))
-        {
-            let why = figures.blocked.as_deref().unwrap_or_default();
-            return Judged::new(
-                Condition::Wrong,
-                format!("the spool takes nothing, and senders have to wait: {why}"),
-            )
-            .next("make room on the disk of the spool: df -h, and blueflood-forward spool info");
+        if let Some(judged) = self.of_disk(figures, losses) {
+            return judged;
         }
         if losses.iter().any(|loss| !loss.place.is_everyday() && loss.place != Place::Refused) {
             return self.losing(figures, losses);
@@ -374,6 +369,10 @@ impl Watch {
         }
         if losses.iter().any(is_much) {
             return self.losing(figures, losses);
+        }
+        if figures.blocked.is_some() {
+            let words = "the spool is at its cap, and senders have to wait until some of it is delivered";
+            return Judged::new(Condition::Keeping, words).next("wait, or raise --spool_max");
         }
         self.late(figures).or_else(|| self.silent(figures)).unwrap_or_else(|| self.well(figures))
     }
@@ -393,6 +392,25 @@ impl Watch {
         let until = if kept.is_some() { self.until(figures) } else { None };
         let words = kept.map_or(what.clone(), |kept| format!("{what}; {kept}"));
         Some(Judged::new(Condition::Wrong, words).next(next).until(until))
+    }
+
+    /// What only the disk's owner mends.
+    fn of_disk(&self, figures: &Figures, losses: &[Loss]) -> Option<Judged> {
+        let room = "make room on the disk of the spool: df -h, and blueflood-forward spool info";
+        let wrong = |words: String, next: &str| Some(Judged::new(Condition::Wrong, words).next(next));
+        if let Some(amiss) = &figures.amiss {
+            let words = format!("something is amiss with the spool: {amiss}");
+            return wrong(words, "the log says more; a restart opens the spool anew");
+        }
+        if let Some(why) = figures.blocked.as_ref().filter(|why| figures.disk_full || !is_cap(why)) {
+            return wrong(format!("the spool takes nothing, and senders have to wait: {why}"), room);
+        }
+        // What is dropped for it is said with its number.
+        let drops = losses.iter().any(|loss| loss.place == Place::Dropped);
+        if figures.disk_full && !drops {
+            return wrong("the disk of the spool is full: it does not grow, and soon drops".to_owned(), room);
+        }
+        None
     }
 
     /// What is kept, if everything is.

@@ -177,6 +177,13 @@ fn what_only_a_change_mends_is_wrong_and_says_which() {
         health.condition == Condition::Wrong && health.words.contains("senders have to wait"),
         "{health:?}"
     );
+    let health = after(5, |_, figures| figures.disk_full = true);
+    assert!(health.condition == Condition::Wrong && health.words.contains("disk of the spool is full"));
+    let health = after(5, |_, figures| figures.amiss = Some("its file is gone".to_owned()));
+    assert!(health.condition == Condition::Wrong && health.words.contains("its file is gone"), "{health:?}");
+    // A cap that makes senders wait is over by itself.
+    let health = after(5, |_, figures| figures.blocked = Some("it is at its cap (--spool_max)".to_owned()));
+    assert!(health.condition == Condition::Keeping && health.words.contains("senders have to wait"));
     let health =
         after(5, |_, figures| figures.ailments = vec!["the forwarder has not answered for 31 s".to_owned()]);
     assert_eq!(health.condition, Condition::Wrong);
