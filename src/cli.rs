@@ -54,6 +54,7 @@ pub fn command() -> Command {
 
 /// Does what `arguments` ask for; the first of them is the program's own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<'_>) -> ExitCode {
+    let arguments = command_first(arguments.into_iter().collect());
     let matches = match command().subcommand(commands::generate::command()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(answer) => {
@@ -73,6 +74,28 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
         Some(("generate", given)) => commands::generate::run(given),
         _ => run_daemon(&matches, around),
     }
+}
+
+/// The same arguments with the command before the options: `$BF check` works, though `BF` has options in it. The daemon takes
+/// nothing but options, each with a value.
+fn command_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut at = 1;
+    while let Some(text) = arguments.get(at).and_then(|argument| argument.to_str()) {
+        if command().get_subcommands().any(|known| known.get_name() == text) {
+            let name = arguments.remove(at);
+            arguments.insert(1, name);
+            break;
+        }
+        if !text.starts_with('-') || text == "--" {
+            break;
+        }
+        let is_whole = match text.strip_prefix("--") {
+            Some(long) => long.contains('=') || ["help", "version"].contains(&long),
+            None => text.len() > 2 || ["-h", "-V"].contains(&text),
+        };
+        at = at.saturating_add(if is_whole { 1 } else { 2 });
+    }
+    arguments
 }
 
 fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
@@ -102,5 +125,30 @@ pub fn complain(kind: &str, complaints: impl IntoIterator<Item = impl Display>) 
     for complaint in complaints {
         // Nobody is left to tell if this can't be written.
         let _ = writeln!(stderr, "{kind}: {complaint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_may_stand_behind_the_options() {
+        let ordered = |line: &str| {
+            let words = line.split(' ').map(OsString::from).collect();
+            command_first(words).join(std::ffi::OsStr::new(" ")).into_string().unwrap_or_default()
+        };
+        for (line, same) in [
+            ("bf -t acme check --quiet", "bf check -t acme --quiet"),
+            ("bf --tenant=acme -tacme status", "bf status --tenant=acme -tacme"),
+            ("bf spool info -t acme", "bf spool info -t acme"),
+            // What is a value is no command.
+            ("bf -t check", "bf -t check"),
+            ("bf -t check check", "bf check -t check"),
+            ("bf nonsense check", "bf nonsense check"),
+            ("bf", "bf"),
+        ] {
+            assert_eq!(ordered(line), same);
+        }
     }
 }

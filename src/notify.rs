@@ -147,11 +147,8 @@ fn status(view: &View) -> String {
         sum(&ledger.refused),
         sum(&ledger.dropped),
     );
-    match view.obstacle() {
-        // Whoever answers in Blueflood's place could end the line, and tell the manager something of its own.
-        Some(cause) => format!("{}; {law}", cause.escape_debug()),
-        None => law,
-    }
+    // Whoever answers in Blueflood's place could end the line, and tell the manager something of its own.
+    format!("{}; {law}", view.line().escape_debug())
 }
 
 #[cfg(test)]

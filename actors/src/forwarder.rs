@@ -5,7 +5,7 @@
 pub mod post;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
@@ -27,6 +27,7 @@ use crate::{
         histogram::Histogram,
         outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Notice, Now, Outbox, ParcelId, Who},
         payload,
+        verdict::NO_TOKEN,
     },
     faults,
     keystone_auth::{GetToken, NoToken, Rejected, Token},
@@ -102,6 +103,8 @@ pub struct Status {
     pub last_success: Option<SystemTime>,
     /// POSTs that came to an end.
     pub posts: u64,
+    /// Those that were made, by the class of their answer.
+    pub answers: BTreeMap<&'static str, u64>,
     /// Bytes of all bodies, as they were sent.
     pub bytes_sent: u64,
     /// How long requests took, from their start to the end of the answer.
@@ -118,6 +121,7 @@ impl Default for Status {
             last_error: None,
             last_success: None,
             posts: 0,
+            answers: BTreeMap::new(),
             bytes_sent: 0,
             answer_times: Histogram::new(bounds),
         }
@@ -388,6 +392,10 @@ impl Forwarder {
     fn note(&self, verdict: &Verdict, took: Duration, bytes: usize) {
         self.status.change(|status| {
             status.posts = status.posts.saturating_add(1);
+            if let Some(class) = verdict.class() {
+                let count = status.answers.entry(class).or_default();
+                *count = count.saturating_add(1);
+            }
             status.answer_times.observe(took.as_secs_f64(), 1);
             status.bytes_sent = status.bytes_sent.saturating_add(bytes as u64);
             if verdict.is_success() {
@@ -511,7 +519,7 @@ async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<To
     match token {
         Ok(Ok(token)) => Ok(Some(token)),
         Ok(Err(NoToken { cause, retry_in, .. })) => {
-            Err(Missing { cause: format!("no token from Keystone: {cause}"), retry_in })
+            Err(Missing { cause: format!("{NO_TOKEN}: {cause}"), retry_in })
         }
         Err(Gone) => Err(Missing { cause: "the daemon is stopping".to_owned(), retry_in: Duration::ZERO }),
     }

@@ -123,6 +123,8 @@ pub struct Desk {
     pub accepted: AtomicU64,
     /// Datapoints decoded.
     pub datapoints: AtomicU64,
+    /// When the last datapoint came, in milliseconds since 1970; 0 if none did.
+    pub last_received_ms: AtomicU64,
     /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
     pub kernel_drops: AtomicU64,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
@@ -169,12 +171,12 @@ impl Desk {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Counts skipped datapoints, of which one is the sample; true if they are the first of their reason.
-    fn note_skipped(&self, reason: Skipped, count: u64, sample: Sample) -> bool {
+    /// Counts skipped datapoints, of which one is the sample.
+    fn note_skipped(&self, reason: Skipped, count: u64, sample: Sample) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = skipped.entry(reason).or_default();
         noted.count = noted.count.saturating_add(count);
-        noted.last.replace(sample).is_none()
+        noted.last = Some(sample);
     }
 
     /// Counts malformed input; how much of it was not said in the log, if it is time to say it.
@@ -231,6 +233,7 @@ impl Listener {
             connections: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             datapoints: AtomicU64::new(0),
+            last_received_ms: AtomicU64::new(0),
             kernel_drops: AtomicU64::new(0),
             malformed: Mutex::default(),
             skipped: Mutex::default(),

@@ -1,8 +1,11 @@
 //! Owns the local HTTP port and the view of all counters. Data flows whether it lives or not: the others count in
 //! what they share with it, and never wait for it.
 
+mod figures;
+mod health;
 mod http;
 mod own;
+mod process;
 mod tap;
 mod view;
 
@@ -11,7 +14,7 @@ use std::{
     net::TcpListener,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -21,9 +24,14 @@ use actix_web::dev::ServerHandle;
 use slog::{Logger, error};
 use tokio::sync::watch;
 
-pub use self::{http::CONNECTIONS_MAX, own::OwnMetrics, view::View};
+pub use self::{
+    http::CONNECTIONS_MAX,
+    own::OwnMetrics,
+    view::{Place, Rates, View},
+};
 use crate::{
     collector::MetricFrame,
+    core::verdict::{Condition, Health, Known, Line, Watch},
     faults,
     forwarder::SharedStatus,
     keystone_auth,
@@ -35,6 +43,9 @@ use crate::{
 
 /// How often a point of the history is taken.
 const HISTORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Rates are averaged over so long at least, and over two send intervals.
+const RATES_OVER_MIN: Duration = Duration::from_secs(60);
 
 /// Points of the history: 15 minutes.
 const HISTORY_POINTS: usize = 900;
@@ -64,6 +75,10 @@ pub struct Sources {
     pub spool_bytes_max: u64,
     /// Every effective setting as `{key, value, origin}`, secrets masked.
     pub settings: serde_json::Value,
+    /// Where this daemon is, and where it delivers to.
+    pub place: Place,
+    /// What of the settings the verdict needs.
+    pub known: Known,
     /// The last minutes; it outlives the incarnations.
     pub history: History,
     /// Its own figures as metrics, and how often, if they are wanted.
@@ -102,9 +117,12 @@ impl Board {
             started,
             stop,
             spool_bytes_max,
+            place,
+            known,
+            history,
             ..
         } = &*self.read();
-        View {
+        let mut view = View {
             ledger: spool.ledger().snapshot(),
             spool: spool.status(),
             forwarder: forwarder.snapshot(),
@@ -118,28 +136,112 @@ impl Board {
             stopping: *stop.borrow(),
             spool_bytes_max: *spool_bytes_max,
             taps: taps.open_now(),
-        }
+            now_ms: view::time_ms(SystemTime::now()),
+            place: place.clone(),
+            health: NOT_JUDGED,
+            reload_succeeded: !history.reload_failed.load(Ordering::Relaxed),
+            rates: history.rates(RATES_OVER_MIN.max(known.interval.saturating_mul(2))),
+        };
+        view.health = history.watch(|watch| watch.look(&health::figures(&view, known)));
+        view
     }
 }
 
-/// Received, delivered and buffered once a second, after the time in milliseconds since 1970.
-pub type Point = [u64; 4];
+/// Stands in a view until it is judged.
+const NOT_JUDGED: Health = Health {
+    condition: Condition::Well,
+    since_ms: 0,
+    words: String::new(),
+    next: None,
+    until: None,
+    losses: Vec::new(),
+    caught_up_ms: None,
+};
 
-/// The last quarter of an hour.
+/// How often a point of the last day is taken.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Points of the last day.
+const MINUTES: usize = 1_440;
+
+/// The time in milliseconds since 1970; then received, delivered and buffered; and the condition by its place in
+/// [`Condition::ALL`]: of a minute the worst.
+pub type Point = [u64; 5];
+
+/// What is remembered.
+#[derive(Debug)]
+pub struct Past {
+    /// The last quarter of an hour, by second.
+    pub points: Vec<Point>,
+    /// The last day, by minute.
+    pub minutes: Vec<Point>,
+}
+
+/// The last quarter of an hour by second, and the last day by minute.
 #[derive(Debug, Clone, Default)]
-pub struct History(Arc<Mutex<VecDeque<Point>>>);
+pub struct History {
+    points: Arc<Mutex<VecDeque<Point>>>,
+    minutes: Arc<Mutex<VecDeque<Point>>>,
+    watch: Arc<Mutex<Watch>>,
+    reload_failed: Arc<AtomicBool>,
+}
 
 impl History {
+    /// The settings were read again, and could be used or not.
+    pub fn reloaded(&self, succeeded: bool) {
+        self.reload_failed.store(!succeeded, Ordering::Relaxed);
+    }
+
+    /// What the verdict remembers.
+    fn watch<T>(&self, look: impl FnOnce(&mut Watch) -> T) -> T {
+        look(&mut self.watch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn add(&self, point: Point) {
-        let mut points = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         points.push_back(point);
         while points.len() > HISTORY_POINTS {
             points.pop_front();
         }
+        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
+        let [at, .., state] = point;
+        let minute = u64::try_from(MINUTE.as_millis()).unwrap_or(u64::MAX);
+        match minutes.back_mut() {
+            Some([began, .., worst]) if *began / minute == at / minute => {
+                // What is lost is worse than what is kept.
+                let badness =
+                    |state: u64| [0, 2, 1, 3].get(usize::try_from(state).unwrap_or(0)).copied().unwrap_or(0);
+                if badness(state) > badness(*worst) {
+                    *worst = state;
+                }
+            }
+            _ => minutes.push_back(point),
+        }
+        while minutes.len() > MINUTES {
+            minutes.pop_front();
+        }
     }
 
-    fn snapshot(&self) -> Vec<Point> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    /// What was received and delivered a second, over as long as is asked for or is known.
+    fn rates(&self, over: Duration) -> Option<Rates> {
+        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = points.back()?;
+        let from = last[0].saturating_sub(u64::try_from(over.as_millis()).unwrap_or(u64::MAX));
+        let first = points.iter().find(|point| point[0] >= from)?;
+        let seconds = last[0].saturating_sub(first[0]) as f64 / 1_000.0;
+        let per_second = |n: u64| n as f64 / seconds;
+        (seconds > 0.0).then(|| Rates {
+            over: Duration::from_secs_f64(seconds),
+            received: per_second(last[1].saturating_sub(first[1])),
+            delivered: per_second(last[2].saturating_sub(first[2])),
+        })
+    }
+
+    fn snapshot(&self) -> Past {
+        let all = |points: &Mutex<VecDeque<Point>>| {
+            points.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        };
+        Past { points: all(&self.points), minutes: all(&self.minutes) }
     }
 }
 
@@ -150,7 +252,7 @@ pub struct Snapshot;
 
 /// The figures of the last minutes.
 #[derive(Message)]
-#[rtype(result = "Vec<Point>")]
+#[rtype(result = "Past")]
 pub struct HistoryOf;
 
 /// The actor.
@@ -188,6 +290,18 @@ impl Metrics {
         ctx.spawn(sent.into_actor(self).map(|_, metrics, _| metrics.sending_own = false));
     }
 
+    /// Takes a point of the history, and says what is worth a line.
+    fn look(&self) {
+        let view = self.board.view();
+        let history = self.board.read().history.clone();
+        let ledger = &view.ledger;
+        let state = Condition::ALL.iter().position(|condition| *condition == view.health.condition);
+        let state = state.unwrap_or(0) as u64;
+        history.add([view.now_ms, ledger.received, ledger.delivered, ledger.buffered(), state]);
+        let lines: Vec<Line> = history.watch(|watch| watch.lines(&view.health, view.now_ms));
+        lines.into_iter().for_each(|line| health::say(&self.log, line, view.now_ms));
+    }
+
     fn serve(&mut self, ctx: &Context<Self>) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
         let server = http::server(socket.try_clone()?, ctx.address(), self.board.clone())?;
@@ -211,11 +325,7 @@ impl Actor for Metrics {
         }
         ctx.run_interval(HISTORY_EVERY, |metrics, ctx| {
             metrics.send_own(ctx);
-            let board = metrics.board.read();
-            let ledger = board.spool.ledger().snapshot();
-            let point =
-                [view::time_ms(SystemTime::now()), ledger.received, ledger.delivered, ledger.buffered()];
-            board.history.add(point);
+            metrics.look();
         });
     }
 }

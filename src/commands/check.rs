@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use actors::tls::Outgoing;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Value, json};
 
 use super::{connect, say};
 use crate::cli;
 use crate::daemon::{descriptors, refused_spool};
-use crate::settings::{self, Effective, Settings, Surroundings};
+use crate::settings::{self, DEFAULT_ORIGIN, Effective, Settings, Surroundings};
 
 /// How clap knows it: it takes every option of the daemon.
 pub fn command() -> Command {
@@ -29,6 +30,18 @@ pub fn command() -> Command {
                 .short('q')
                 .action(ArgAction::SetTrue)
                 .help("Print only what is wrong"),
+        )
+        .arg(
+            Arg::new("changed")
+                .long("changed")
+                .action(ArgAction::SetTrue)
+                .help("Print only settings that are not at their defaults"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print the settings as one line of JSON, secrets masked"),
         )
         .arg(
             Arg::new("connect")
@@ -62,7 +75,20 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
             Err(refused) => &refused.effective,
         };
         // A reader that went away (`check | head`) is no error of the settings.
-        let _ = print(effective, &mut io::stdout().lock());
+        let wanted: Vec<&Effective> = effective
+            .iter()
+            .filter(|entry| !given.get_flag("changed") || !entry.origin.starts_with(DEFAULT_ORIGIN))
+            .collect();
+        let _ = if given.get_flag("json") {
+            let shown = |entry: &&Effective| {
+                let value = entry.setting.shown(&entry.text);
+                json!({ "key": entry.setting.key, "value": value, "origin": entry.origin })
+            };
+            let settings: Vec<Value> = wanted.iter().map(shown).collect();
+            writeln!(io::stdout(), "{}", json!({ "ok": loaded.is_ok(), "settings": settings }))
+        } else {
+            print(&wanted, &mut io::stdout().lock())
+        };
     }
     match loaded {
         Ok(loaded) => {
@@ -78,7 +104,23 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
                     cli::complain("warning", outgoing.warning);
                     match given.get_flag("connect") {
                         true => connect::run(&loaded.settings, outgoing.config, given.get_flag("send")),
-                        false => ExitCode::SUCCESS,
+                        false => {
+                            if !given.get_flag("quiet") && !given.get_flag("json") {
+                                let Settings { tenant, blueflood, .. } = &loaded.settings;
+                                let is_left = |entry: &Effective| {
+                                    entry.setting.key == "tenant" && entry.origin == DEFAULT_ORIGIN
+                                };
+                                let doubt = if loaded.effective.iter().any(is_left) {
+                                    " (the default: set --tenant if there is none of that name)"
+                                } else {
+                                    ""
+                                };
+                                say(format_args!(
+                                    "ok: the daemon could run with these, and deliver to {blueflood} as tenant {tenant}{doubt}"
+                                ));
+                            }
+                            ExitCode::SUCCESS
+                        }
                     }
                 }
                 Err(error) => {
@@ -91,7 +133,7 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     }
 }
 
-fn print(effective: &[Effective], to: &mut dyn Write) -> io::Result<()> {
+fn print(effective: &[&Effective], to: &mut dyn Write) -> io::Result<()> {
     let rows: Vec<_> = effective
         .iter()
         .map(|entry| (entry.setting.key, entry.setting.shown(&entry.text), &entry.origin))

@@ -2,16 +2,16 @@
 //! but `compact` works beside a running daemon.
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actors::spool::inspect::{Info, InspectError, Inspector, compact};
 use clap::{Arg, ArgMatches, Command};
 
-use super::{complain, say};
+use super::{complain, port, say};
 use crate::cli;
-use crate::settings::{self, Settings, SpoolPlace, Surroundings};
+use crate::settings::{self, DEFAULT_ORIGIN, Loaded, Settings, SpoolPlace, Surroundings};
 
 /// How clap knows it.
 pub fn command() -> Command {
@@ -49,7 +49,7 @@ pub fn command() -> Command {
 
 /// The options that say which spool is meant.
 pub(super) fn arguments() -> impl Iterator<Item = Arg> {
-    settings::arguments().filter(|argument| ["spool", "config"].contains(&argument.get_id().as_str()))
+    settings::arguments_for(&["spool", "config", "stats"])
 }
 
 /// Does what was asked.
@@ -79,15 +79,48 @@ pub(super) fn with_spool(
     with_path(given, around, |path| work(&Inspector::open(path)?, path))
 }
 
+/// Where the service that the package starts has its spool.
+const PACKAGED: &str = "/var/lib/blueflood-forward";
+
+/// The spool of the daemon that runs here, or of the service, if no setting names one.
+fn found(loaded: &Loaded) -> Option<PathBuf> {
+    let is_named = loaded
+        .effective
+        .iter()
+        .any(|entry| entry.setting.key == "spool" && !entry.origin.starts_with(DEFAULT_ORIGIN));
+    if is_named {
+        return None;
+    }
+    let running = loaded.settings.stats.and_then(|address| {
+        let stats = port::stats(address).ok()?;
+        let path = stats.pointer("/spool/path")?.as_str()?;
+        (path != ":memory:").then(|| (PathBuf::from(path), "the daemon that runs here has it"))
+    });
+    let own = matches!(&loaded.settings.spool, SpoolPlace::File(path) if path.exists());
+    let packaged = || {
+        let path = Path::new(PACKAGED).join("spool.db");
+        (!own && path.exists()).then_some((path, "the service has it"))
+    };
+    let (path, why) = running.or_else(packaged)?;
+    complain(format_args!("spool {}: {why}", path.display()));
+    Some(path)
+}
+
 /// Does something with the spool that the settings name.
 pub(super) fn with_path(
     given: &ArgMatches,
     around: &Surroundings<'_>,
     work: impl FnOnce(&Path) -> Result<ExitCode, Box<dyn std::error::Error>>,
 ) -> ExitCode {
-    let path = match Settings::load(given, around) {
-        Ok(loaded) => match loaded.settings.spool {
-            SpoolPlace::File(path) => path,
+    // Without a home there is no place of ours for a spool, but one may run as a service.
+    let homeless = || {
+        let state = ("STATE_DIRECTORY".into(), PACKAGED.into());
+        let environment = around.environment.clone().into_iter().chain([state]);
+        Settings::load(given, &Surroundings { environment: environment.collect(), ..*around })
+    };
+    let path = match Settings::load(given, around).or_else(|refused| homeless().map_err(|_| refused)) {
+        Ok(loaded) => match &loaded.settings.spool {
+            SpoolPlace::File(path) => found(&loaded).unwrap_or_else(|| path.clone()),
             SpoolPlace::Memory => {
                 complain(
                     "error: a spool in :memory: is only in the daemon that has it: name a file with --spool",

@@ -1,30 +1,27 @@
-//! Owns `blueflood-forward status`: the figures of a running daemon in a terminal, from its stats port. It changes
-//! nothing.
+//! Owns `blueflood-forward status`: the verdict and the figures of a running daemon in a terminal, from its stats port.
+//! It judges nothing: the verdict is the daemon's own. It changes nothing.
 
-use std::io::{self, IsTerminal, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use actors::core::human::{bytes, clock, count, rate, span};
 use actors::core::printable::printable;
+use actors::core::verdict::Condition;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
-use super::{complain, say};
-use crate::cli;
-use crate::settings::{self, Settings, Surroundings};
-
-/// How long the daemon may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use super::{complain, port, say};
+use crate::settings::{self, Surroundings};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// The most of an answer that is read.
-const ANSWER_BYTES_MAX: u64 = 16 << 20;
-
 /// How much of a sample is shown, in bytes.
-const LAST_BYTES_MAX: usize = 400;
+const LAST_BYTES_MAX: usize = 200;
+
+/// An error that is so much older than the last success is no news, in seconds.
+const OLD_ERROR_S: u64 = 300;
 
 /// Moves the cursor home and clears what is below: less flicker than clearing first.
 const REDRAW: &str = "\x1b[H\x1b[J";
@@ -32,7 +29,7 @@ const REDRAW: &str = "\x1b[H\x1b[J";
 /// How clap knows it.
 pub fn command() -> Command {
     Command::new("status")
-        .about("Show how a running daemon is, from its stats port")
+        .about("Show how a running daemon is, from its stats port: the verdict first")
         .arg(
             Arg::new("watch")
                 .long("watch")
@@ -40,152 +37,251 @@ pub fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Show it again every second"),
         )
-        .args(
-            settings::arguments()
-                .filter(|argument| ["stats", "config"].contains(&argument.get_id().as_str())),
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print all figures as one line of JSON, as /stats has them"),
         )
-        .after_help("Exit status: 0 if all is well, 1 if something is wrong, Blueflood takes nothing, or the daemon does not answer.")
+        .args(settings::arguments_for(&["stats", "config"]))
+        .after_help(
+            "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change\n\
+             mends it), 1 no daemon answers, 2 wrong arguments.",
+        )
 }
 
 /// Prints it, once or until Ctrl-C.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
-    // Without a home, as in a cron job, there would be no place for a spool; but none is looked at here.
-    let environment = around.environment.clone().into_iter().chain([("STATE_DIRECTORY".into(), "/".into())]);
-    let around = Surroundings { environment: environment.collect(), ..*around };
-    let address = match Settings::load(given, &around) {
-        Ok(loaded) => loaded.settings.stats,
-        Err(refused) => return cli::refuse(*refused),
+    let address = match port::address(given, around) {
+        Ok(address) => address,
+        Err(code) => return code,
     };
-    let Some(address) = address else {
-        complain("error: the stats port is turned off: name the daemon's with --stats or --config");
-        return ExitCode::FAILURE;
-    };
+    let (watches, is_terminal) = (given.get_flag("watch"), io::stdout().is_terminal());
+    let mut failed = None;
     loop {
-        let look = look(address);
-        let watched = given.get_flag("watch") && io::stdout().is_terminal();
-        if watched {
-            let _ = write!(io::stdout(), "{REDRAW}");
-        }
-        let code = match look {
+        let code = match port::stats(address) {
             Ok(stats) => {
-                text(&stats).iter().for_each(say);
-                if wrong(&stats).is_empty() && delivers(&stats) {
-                    ExitCode::SUCCESS
+                failed = None;
+                if given.get_flag("json") {
+                    say(&stats);
                 } else {
-                    ExitCode::FAILURE
+                    let size = (watches && is_terminal).then(size).flatten();
+                    if size.is_some() {
+                        let _ = write!(io::stdout(), "{REDRAW}");
+                    }
+                    let wants_colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
+                    fit(text(&stats), size).into_iter().enumerate().for_each(|(at, line)| {
+                        if at == 0 && wants_colour {
+                            say(coloured(&line, condition(&stats)))
+                        } else {
+                            say(line)
+                        }
+                    });
                 }
+                ExitCode::from(condition(&stats).exit_code())
             }
             Err(error) => {
-                complain(format_args!(
+                let words = format!(
                     "error: no daemon answers at {address}: {error}; is it running, and is this its --stats?"
-                ));
+                );
+                // While it is watched, the same is said once.
+                if failed.as_ref() != Some(&words) {
+                    complain(&words);
+                }
+                failed = Some(words);
                 ExitCode::FAILURE
             }
         };
-        if !given.get_flag("watch") {
+        if !watches {
             return code;
         }
         std::thread::sleep(WATCH_EVERY);
     }
 }
 
-/// What `/stats` says.
-fn look(address: SocketAddr) -> Result<Value, Box<dyn std::error::Error>> {
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /stats HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    let answer = String::from_utf8(answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("it does not speak HTTP")?;
-    if !head.starts_with("HTTP/1.1 200") {
-        return Err(head.lines().next().unwrap_or_default().to_owned().into());
-    }
-    Ok(serde_json::from_str(body)?)
+/// Rows and columns of the terminal.
+fn size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_row > 1 && size.ws_col > 0).then(|| (usize::from(size.ws_row), usize::from(size.ws_col)))
 }
 
-/// What is wrong, in the daemon's own words.
-fn wrong(stats: &Value) -> Vec<&str> {
-    at(stats, "/wrong").as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+/// As much as a terminal has room for: what is most wanted comes first.
+fn fit(lines: Vec<String>, size: Option<(usize, usize)>) -> Vec<String> {
+    let Some((rows, columns)) = size else { return lines };
+    let cut = |line: String| line.chars().take(columns).collect();
+    lines.into_iter().take(rows.saturating_sub(1)).map(cut).collect()
 }
 
-/// Whether Blueflood takes what is sent.
-fn delivers(stats: &Value) -> bool {
-    at(stats, "/forwarder/gate/open").as_bool() == Some(true)
+fn coloured(line: &str, condition: Condition) -> String {
+    let colour = match condition {
+        Condition::Well => 32,
+        Condition::Losing | Condition::Keeping => 33,
+        Condition::Wrong => 31,
+    };
+    format!("\x1b[1;{colour}m{line}\x1b[0m")
+}
+
+/// The daemon's own verdict. One that makes none is older than this command: then its other words have to do.
+fn condition(stats: &Value) -> Condition {
+    let named = at(stats, "/verdict/condition").as_str().and_then(Condition::of_name);
+    named.unwrap_or_else(|| {
+        if at(stats, "/wrong").as_array().is_some_and(|wrong| !wrong.is_empty()) {
+            Condition::Wrong
+        } else if at(stats, "/forwarder/gate/open").as_bool() == Some(true) {
+            Condition::Well
+        } else {
+            Condition::Keeping
+        }
+    })
 }
 
 /// The figures as lines.
 fn text(stats: &Value) -> Vec<String> {
     let points = at(stats, "/datapoints");
     let forwarder = at(stats, "/forwarder");
-    let now = at(stats, "/time_ms").as_u64().unwrap_or(0) / 1000;
-    let ago = |time: &Value| {
-        time.as_u64().map_or("never".to_owned(), |time| format!("{} s ago", now.saturating_sub(time)))
+    let now = at(stats, "/time_ms").as_u64().unwrap_or(0) / 1_000;
+    let n = |value: &Value| value.as_u64().map_or("?".to_owned(), count);
+    let ago = |time: &Value, never: &str| {
+        time.as_u64().map_or(never.to_owned(), |time| format!("{} ago", span(now.saturating_sub(time))))
     };
-    let mut lines = vec![
-        format!("blueflood-forward {}, up for {} s", plain(at(stats, "/version")), at(stats, "/uptime_s")),
-        format!(
-            "ledger     received {} = skipped {} + buffered {} + delivered {} + refused {} + dropped {} (unaccounted {})",
-            at(points, "/received"),
-            at(points, "/skipped"),
-            at(points, "/buffered"),
-            at(points, "/delivered"),
-            at(points, "/refused"),
-            at(points, "/dropped"),
-            at(points, "/unaccounted")
-        ),
-    ];
-    for listener in at(stats, "/listeners").as_array().into_iter().flatten() {
+    let mut lines = verdict(stats, now);
+    lines.push(format!(
+        "daemon     {} on {}, up for {}",
+        plain(at(stats, "/version")),
+        plain(at(stats, "/host")),
+        span(at(stats, "/uptime_s").as_u64().unwrap_or(0))
+    ));
+    lines.push(format!(
+        "delivers   to {} (tenant {})",
+        plain(at(forwarder, "/url")),
+        plain(at(forwarder, "/tenant"))
+    ));
+    if let (Some(received), Some(delivered)) =
+        (at(stats, "/rates/received").as_f64(), at(stats, "/rates/delivered").as_f64())
+    {
         lines.push(format!(
-            "listener   {} ({}): {} connections, {} datapoints",
-            plain(at(listener, "/endpoint")),
-            plain(at(listener, "/protocol")),
-            at(listener, "/connections"),
-            at(listener, "/datapoints")
+            "rates      received {}, delivered {}, over the last {}",
+            rate(received),
+            rate(delivered),
+            span(at(stats, "/rates/over_s").as_u64().unwrap_or(0))
         ));
     }
+    lines.push(format!("received   last {}", ago(at(stats, "/last_received"), "not since the start")));
     let gate = at(forwarder, "/gate");
     lines.push(match at(gate, "/open").as_bool() {
-        Some(true) => format!("Blueflood  takes metrics, last {}", ago(at(forwarder, "/last_success"))),
+        Some(true) => format!(
+            "Blueflood  last took metrics {}",
+            ago(at(forwarder, "/last_success"), "not since the start: not tried yet, or nothing passed")
+        ),
         _ => format!(
-            "Blueflood  does not take metrics ({}), next try in {:.1} s",
-            plain(at(gate, "/cause")),
-            at(gate, "/next_try_in_s").as_f64().unwrap_or(0.0)
+            "Blueflood  not now: {}; next try in {:.1} s; last took metrics {}",
+            plain(at(gate, "/cause")).escape_debug(),
+            at(gate, "/next_try_in_s").as_f64().unwrap_or(0.0),
+            ago(at(forwarder, "/last_success"), "not since the start")
         ),
     });
     lines.push(format!(
-        "forwarder  {} in flight of {}, {} set aside, {} requests, {} of them again",
-        at(forwarder, "/in_flight"),
-        at(forwarder, "/concurrency"),
-        at(forwarder, "/set_aside"),
-        at(forwarder, "/posts"),
-        at(forwarder, "/retries")
+        "spool      {} of {}, the oldest datapoint {}, {}",
+        bytes(at(stats, "/spool/used_bytes").as_u64().unwrap_or(0)),
+        bytes(at(stats, "/spool/bytes_max").as_u64().unwrap_or(0)),
+        at(stats, "/spool/oldest_time").as_u64().map_or("none: nothing waits".to_owned(), |at| format!(
+            "of {}",
+            span(now.saturating_sub(at)) + " ago"
+        )),
+        plain(at(stats, "/spool/path")).escape_debug()
     ));
-    if let Some(error) = at(forwarder, "/last_error/text").as_str() {
+    // Fields of a disk that is full, or of a spool that something is amiss with.
+    for (field, words) in [
+        ("/spool/blocked", "takes nothing"),
+        ("/spool/disk_full", "the disk is full"),
+        ("/spool/amiss", "amiss"),
+    ] {
+        match at(stats, field) {
+            Value::String(why) => lines.push(format!("spool      {words}: {}", why.escape_debug())),
+            Value::Bool(true) => lines.push(format!("spool      {words}")),
+            _ => {}
+        }
+    }
+    for place in ["dropped", "refused", "malformed", "skipped"] {
+        for (reason, value) in at(stats, &format!("/{place}")).as_object().into_iter().flatten() {
+            let last =
+                last(stats, place, reason).map(|last| format!(", the last {last}")).unwrap_or_default();
+            lines.push(format!("{place:<10} {} for {reason}{last}", n(value)));
+        }
+    }
+    lines.push(format!(
+        "ledger     received {} = skipped {} + buffered {} + delivered {} + refused {} + dropped {} (unaccounted {})",
+        n(at(points, "/received")),
+        n(at(points, "/skipped")),
+        n(at(points, "/buffered")),
+        n(at(points, "/delivered")),
+        n(at(points, "/refused")),
+        n(at(points, "/dropped")),
+        at(points, "/unaccounted")
+    ));
+    for listener in at(stats, "/listeners").as_array().into_iter().flatten() {
         lines.push(format!(
-            "last error {} ({})",
-            error.escape_debug(),
-            ago(at(forwarder, "/last_error/time"))
+            "listener   {} ({}): {} connections, {} datapoints, the last {}",
+            plain(at(listener, "/endpoint")),
+            plain(at(listener, "/protocol")),
+            n(at(listener, "/connections")),
+            n(at(listener, "/datapoints")),
+            ago(at(listener, "/last_received"), "not since the start")
         ));
     }
     lines.push(format!(
-        "spool      {} of {} bytes, the oldest datapoint came {}",
-        at(stats, "/spool/used_bytes"),
-        at(stats, "/spool/bytes_max"),
-        ago(at(stats, "/spool/oldest_time"))
+        "forwarder  {} in flight of {}, {} set aside, {} requests, {} of them again",
+        n(at(forwarder, "/in_flight")),
+        n(at(forwarder, "/concurrency")),
+        n(at(forwarder, "/set_aside")),
+        n(at(forwarder, "/posts")),
+        n(at(forwarder, "/retries"))
     ));
-    for place in ["refused", "skipped", "dropped", "malformed"] {
-        for (reason, n) in at(stats, &format!("/{place}")).as_object().into_iter().flatten() {
-            let last =
-                last(stats, place, reason).map(|last| format!(", the last {last}")).unwrap_or_default();
-            lines.push(format!("{place:<10} {n} for {reason}{last}"));
-        }
+    let error_time = at(forwarder, "/last_error/time").as_u64().unwrap_or(0);
+    let success_time = at(forwarder, "/last_success").as_u64().unwrap_or(0);
+    if let Some(error) = at(forwarder, "/last_error/text").as_str()
+        && success_time <= error_time.saturating_add(OLD_ERROR_S)
+    {
+        lines.push(format!(
+            "last error {} ({})",
+            error.escape_debug(),
+            ago(at(forwarder, "/last_error/time"), "never")
+        ));
     }
-    match wrong(stats).as_slice() {
-        [] if delivers(stats) => lines.push("all is well".to_owned()),
-        [] => lines.push("metrics are kept until Blueflood takes them".to_owned()),
-        wrong => lines.extend(wrong.iter().map(|words| format!("WRONG      {}", words.escape_debug()))),
+    lines
+}
+
+/// The verdict: what is so since when, until when, and what to do. Whoever answers in Blueflood's place has a part in the
+/// words.
+fn verdict(stats: &Value, now: u64) -> Vec<String> {
+    let words = |path: &str| at(stats, path).as_str().map(|words| words.escape_debug().to_string());
+    let condition = condition(stats);
+    let name = condition.name().to_uppercase();
+    let since = at(stats, "/verdict/since").as_u64();
+    let fallback = || {
+        at(stats, "/wrong/0")
+            .as_str()
+            .unwrap_or(if condition == Condition::Well {
+                "all is well"
+            } else {
+                "Blueflood does not take metrics"
+            })
+            .to_owned()
+    };
+    let mut first = format!("{name:<10} {}", words("/verdict/words").unwrap_or_else(fallback));
+    if let Some(since) = since.filter(|_| condition != Condition::Well) {
+        let ago = span(now.saturating_sub(since));
+        first = format!(
+            "{first}, since {} ({ago})",
+            clock(since.saturating_mul(1_000), now.saturating_mul(1_000))
+        );
     }
+    let mut lines = vec![first];
+    if let (Some(time), Some(by)) = (at(stats, "/verdict/until/time").as_u64(), words("/verdict/until/by")) {
+        let at = clock(time.saturating_mul(1_000), now.saturating_mul(1_000));
+        lines.push(format!("kept       until {at} (in {}), when {by}", span(time.saturating_sub(now))));
+    }
+    lines.extend(words("/verdict/next").map(|next| format!("next       {next}")));
     lines
 }
 
@@ -211,4 +307,30 @@ fn at<'a>(stats: &'a Value, path: &str) -> &'a Value {
 /// A text without its quotes.
 fn plain(value: &Value) -> &str {
     value.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_most_wanted_is_what_a_small_terminal_shows() {
+        let lines = |n: usize| (0..n).map(|i| format!("line {i} of many words")).collect::<Vec<_>>();
+        assert_eq!(fit(lines(30), Some((12, 6))).len(), 11);
+        assert_eq!(fit(lines(30), Some((12, 6)))[0], "line 0");
+        assert_eq!(fit(lines(30), None), lines(30));
+    }
+
+    #[test]
+    fn a_daemon_of_before_has_a_verdict_too() {
+        let open = json!({ "wrong": [], "forwarder": { "gate": { "open": true } } });
+        let closed = json!({ "wrong": [], "forwarder": { "gate": { "open": false } } });
+        let wrong = json!({ "wrong": ["a setting"], "forwarder": { "gate": { "open": false } } });
+        assert_eq!(condition(&open), Condition::Well);
+        assert_eq!(condition(&closed), Condition::Keeping);
+        assert_eq!(condition(&wrong), Condition::Wrong);
+        assert_eq!(verdict(&wrong, 0), ["WRONG      a setting"]);
+    }
 }

@@ -197,6 +197,8 @@ impl Crew {
             stop,
         };
         let board = Board::new(crew.sources(settings, shown.clone()));
+        // What was lost before is no news of this process.
+        drop(board.view());
         let metrics = {
             let (board, socket) = (board.clone(), crew.ground.stats.clone());
             let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
@@ -212,6 +214,11 @@ impl Crew {
     /// The doors that are open.
     pub(super) fn doors(&self) -> impl Iterator<Item = &Door> {
         self.listeners.iter().map(|running| &running.door)
+    }
+
+    /// Remembers whether the settings could be read again.
+    pub(super) fn note_reload(&self, succeeded: bool) {
+        self.history.reloaded(succeeded);
     }
 
     /// Where all figures are.
@@ -302,6 +309,8 @@ impl Crew {
             stop: self.stop.subscribe(),
             spool_bytes_max: settings.spool_max,
             settings: shown,
+            place: options::place(settings),
+            known: options::known(settings),
             history: self.history.clone(),
             own: own_metrics(settings, &self.common),
         }

@@ -227,7 +227,9 @@ async fn live(
                 Told::Reopen => log.reopen(),
                 Told::Reload => {
                     notifier.iter().for_each(Notifier::reloading);
-                    if let Some(new) = reload(&mut crew, &loaded, reread, log).await {
+                    let new = reload(&mut crew, &loaded, reread, log).await;
+                    crew.note_reload(new.is_some());
+                    if let Some(new) = new {
                         loaded = new;
                     }
                     notifier.iter().for_each(Notifier::ready);

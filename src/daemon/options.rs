@@ -8,9 +8,11 @@ use actors::core::backoff::Backoff;
 use actors::core::chunk::Encoding;
 use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
+use actors::core::verdict::Known;
 use actors::forwarder::Auth;
-use actors::forwarder::post::Target;
-use actors::spool::open::{self, OpenError, Place};
+use actors::forwarder::post::{self, Target};
+use actors::metrics::Place;
+use actors::spool::open::{self, OpenError};
 use actors::spool::store::Sync;
 use actors::spool::{Notice, Policy, WhenFull};
 use rustls::ClientConfig;
@@ -36,6 +38,29 @@ pub(crate) fn target(settings: &Settings, tls: Arc<ClientConfig>) -> Target {
         tenant: settings.tenant.clone(),
         timeout: settings.timeout,
         concurrency: settings.concurrency,
+    }
+}
+
+/// Where this daemon is, and where it delivers to.
+pub(super) fn place(settings: &Settings) -> Place {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Place {
+        host: host.trim().to_owned(),
+        url: post::ingest_url(&settings.blueflood, &settings.tenant),
+        tenant: settings.tenant.clone(),
+        spool: place_name(&settings.spool),
+        interval: settings.interval,
+    }
+}
+
+/// What of the settings the verdict needs.
+pub(super) fn known(settings: &Settings) -> Known {
+    Known {
+        interval: settings.interval,
+        max_age: settings.max_age,
+        drops_oldest: settings.spool_full == SpoolFull::DropOldest,
+        in_memory: settings.spool == SpoolPlace::Memory,
+        authenticates: !settings.user.is_empty(),
     }
 }
 
@@ -107,8 +132,8 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
 pub(super) fn spool(settings: &Settings) -> actors::spool::Options {
     actors::spool::Options {
         place: match &settings.spool {
-            SpoolPlace::Memory => Place::Memory,
-            SpoolPlace::File(path) => Place::File(path.clone()),
+            SpoolPlace::Memory => open::Place::Memory,
+            SpoolPlace::File(path) => open::Place::File(path.clone()),
         },
         sync: match settings.spool_sync {
             SpoolSync::Normal => Sync::Normal,

@@ -10,6 +10,15 @@ pub fn arguments() -> impl Iterator<Item = Arg> {
     TABLE.iter().map(argument)
 }
 
+/// The same, of which a command needs only some: the others are taken too, so that one line of options does for every
+/// command, and are not shown in its help.
+pub fn arguments_for(shown: &'static [&'static str]) -> impl Iterator<Item = Arg> {
+    arguments().map(move |argument| {
+        let is_shown = shown.contains(&argument.get_id().as_str());
+        argument.hide(!is_shown)
+    })
+}
+
 fn argument(setting: &'static Setting) -> Arg {
     let default = format!("{} [default: {}]", setting.help(), setting.shown(setting.default));
     let mut argument = Arg::new(setting.key)

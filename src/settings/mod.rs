@@ -18,10 +18,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::ArgMatches;
 use zeroize::Zeroize;
 
-pub use arguments::arguments;
+pub use arguments::{arguments, arguments_for};
 pub use render::{example_toml, table_markdown};
 pub use schema::schema;
-pub use sources::Surroundings;
+pub use sources::{DEFAULT_ORIGIN, Surroundings};
 pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Setting, Settings, TABLE};
 pub use values::{AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
 

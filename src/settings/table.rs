@@ -171,9 +171,10 @@ settings! {
         group: Group::In, short: Some('e'), value: "ENDPOINT", default: "tcp:2004", list: true,
         original: "ENDPOINT",
     }
-    /// What senders speak: pickle (from carbon-relay), line, or auto, which tells them apart by the first byte.
+    /// What senders speak: pickle (from carbon-relay), line, or auto, which takes both and tells them apart by the first
+    /// byte.
     protocol: Protocol = read::protocol, {
-        group: Group::In, value: "pickle|line|auto", default: "MetricPickleReceiver",
+        group: Group::In, value: "pickle|line|auto", default: "auto",
     }
     /// Replace the time that each metric brings by the time of this host.
     overwrite_collection_timestamp: bool = read::boolean, {
@@ -331,7 +332,7 @@ settings! {
         group: Group::Kept, value: "TIME", default: "20", unit: "s",
     }
 
-    /// Where its own figures are served over HTTP: /stats, /metrics, /healthz, /readyz. Empty turns it off.
+    /// Where its own figures are served over HTTP: /stats, /metrics, /healthz, /readyz, /delivering. Empty turns it off.
     stats: Option<SocketAddr> = read::stats, {
         group: Group::Seen, value: "ADDRESS", default: "127.0.0.1:8004", empty: "off",
     }

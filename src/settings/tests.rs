@@ -110,7 +110,8 @@ fn endpoints(texts: &[&str]) -> Vec<Endpoint> {
 fn the_defaults_are_the_originals_where_it_has_them() {
     let settings = User::types("").settings();
     assert_eq!(settings.endpoint, endpoints(&["tcp:2004"]));
-    assert_eq!(settings.protocol, Protocol::Pickle);
+    // It takes all that the original did, and the first line of a newcomer.
+    assert_eq!(settings.protocol, Protocol::Auto);
     assert_eq!(settings.interval, Duration::from_secs(30));
     assert_eq!(settings.blueflood, "http://localhost:19000");
     assert_eq!(settings.tenant, "tenant");

@@ -82,7 +82,9 @@ fn check_shows_each_setting_and_its_origin() {
     let environment = [("BLUEFLOOD_FORWARD_TTL", "120"), ("BLUEFLOOD_FORWARD_KEY", "s3cret")];
     let check = run(&environment, &["check", "--config", &file, "-i", "0.5"]);
     assert_eq!(check.code, Some(0), "{}", check.stderr);
-    assert_eq!(check.stdout.lines().count(), settings::TABLE.len());
+    assert_eq!(check.stdout.lines().count(), settings::TABLE.len() + 1);
+    let verdict = check.stdout.lines().last().unwrap();
+    assert!(verdict.starts_with("ok: ") && verdict.ends_with("as tenant filed"), "{verdict}");
     assert_eq!(check.setting("interval"), ("0.5 s", "command line"));
     assert_eq!(check.setting("ttl"), ("120 s", "environment BLUEFLOOD_FORWARD_TTL"));
     assert_eq!(check.setting("tenant"), ("filed", format!("file {file}").as_str()));
@@ -90,6 +92,21 @@ fn check_shows_each_setting_and_its_origin() {
     assert_eq!(check.setting("key"), ("********", "environment BLUEFLOOD_FORWARD_KEY"));
     assert_eq!(check.setting("user"), ("no authentication", "default"));
     check.says("warning: key is set but user is empty");
+
+    let changed = run(&environment, &["check", "--changed", "--config", &file]);
+    assert_eq!(
+        changed.stdout.lines().count(),
+        5,
+        "config, tenant, ttl, key and the verdict: {}",
+        changed.stdout
+    );
+    let json = run(&environment, &["check", "--json", "--changed", "--config", &file]);
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((json["ok"].as_bool(), json["settings"].as_array().unwrap().len()), (Some(true), 4));
+    assert!(
+        json["settings"].to_string().contains("********") && !json.to_string().contains("s3cret"),
+        "{json}"
+    );
 
     let quiet = run(&environment, &["check", "--quiet", "--config", &file]);
     assert_eq!((quiet.code, quiet.stdout.as_str(), &quiet.stderr), (Some(0), "", &check.stderr));
@@ -163,12 +180,32 @@ fn a_system_without_roots_is_warned_of_only_where_they_are_needed() {
 #[test]
 fn wrong_usage_ends_with_two() {
     for arguments in
-        [&["--metrik_prefix", "a"][..], &["--ttl"], &["extra"], &["-t", "a", "check"], &["--log", "x"]]
+        [&["--metrik_prefix", "a"][..], &["--ttl"], &["extra"], &["-t", "a", "extra"], &["--log", "x"]]
     {
         let refused = run(&[], arguments);
         assert_eq!(refused.code, Some(2), "{arguments:?}");
         refused.says("error: ");
     }
+}
+
+/// As with `BF="blueflood-forward -t acme"; $BF check`.
+#[test]
+fn options_may_stand_before_a_command() {
+    let check = run(&[], &["-t", "acme", "--ttl=60", "check", "-i", "5"]);
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    for (key, value) in [("tenant", "acme"), ("ttl", "60 s"), ("interval", "5 s")] {
+        assert_eq!(check.setting(key), (value, "command line"));
+    }
+    // A command takes what another needs, and does not show it.
+    let status = run(&[], &["-t", "acme", "status", "--stats", "127.0.0.1:1"]);
+    assert_eq!(status.code, Some(1), "{}", status.stderr);
+    let help = run(&[], &["status", "--help"]).stdout;
+    assert!(
+        help.contains("--stats")
+            && help.contains("Exit status: 0 well, 3 losing")
+            && !help.contains("--tenant"),
+        "{help}"
+    );
 }
 
 #[test]

@@ -173,8 +173,9 @@ fn what_only_a_human_can_mend_is_kept_and_said_once_and_goes_on_when_it_is_mende
     each(&[401, 403, 404, 405, 415, 501, 301, 302, 307, 308], |status| {
         let (world, daemon) = answered(script(&format!("{status}x*")), 3, &[]);
         assert!(until(|| world.posts() >= 3), "it is tried now and then: {:#?}", daemon.log());
-        let (ready, why) = daemon.get("/readyz");
-        assert_eq!(ready, 503);
+        assert_eq!(daemon.get("/readyz").0, 200, "what it takes is kept");
+        let (delivers, why) = daemon.get("/delivering");
+        assert_eq!(delivers, 503);
         assert!(why.contains(&format!("HTTP {status}")), "{why}");
         assert_eq!(daemon.get("/healthz").0, 200, "a restart would not mend it");
         assert_eq!(daemon.times_said("Blueflood refuses everything"), 1, "{:#?}", daemon.log());

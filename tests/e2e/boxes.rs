@@ -223,9 +223,9 @@ fn a_page_is_neither_a_delivery_nor_a_refusal_and_is_said() {
         let world = World::new();
         let daemon = daemon_to(&world, &boxed, &[]);
         daemon.send_lines("kept", 3);
-        daemon.expect("not ready", |_| {
-            let (ready, why) = daemon.get("/readyz");
-            ready == 503 && why.contains("something else answers at this URL")
+        daemon.expect("not delivering", |_| {
+            let (delivers, why) = daemon.get("/delivering");
+            delivers == 503 && why.contains("something else answers at this URL")
         });
         assert_eq!((daemon.count("delivered"), daemon.count("buffered")), (0, 3));
         daemon.kill();

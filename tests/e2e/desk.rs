@@ -176,7 +176,7 @@ fn the_figures_for_prometheus() {
 fn alive_and_ready() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/healthz", "/readyz", "/delivering"] {
         let (status, body) = daemon.get(path);
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(
@@ -227,13 +227,14 @@ fn the_port_answers_every_kind_of_check_and_no_foreign_page() {
 }
 
 #[test]
-fn alive_but_not_ready_while_a_setting_is_wrong() {
+fn ready_but_not_delivering_while_a_setting_is_wrong() {
     let world = World::new();
     world.blueflood.script(Script::new().then(Step::status(404).for_ever()));
     let daemon = world.daemon(&[]);
     daemon.send_lines("kept", 5);
     daemon.expect("misconfigured", |stats| !stats["forwarder"]["misconfigured"].is_null());
-    let (status, body) = daemon.get("/readyz");
+    assert_eq!(daemon.get("/readyz").0, 200, "a sender that is turned away would lose what it has");
+    let (status, body) = daemon.get("/delivering");
     assert_eq!(status, 503);
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["ok"], false);
@@ -251,7 +252,7 @@ fn alive_but_not_ready_while_a_setting_is_wrong() {
 fn a_page_from_elsewhere_cannot_read_the_figures() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    for path in ["/stats", "/metrics", "/healthz", "/readyz", "/tap?limit=0"] {
+    for path in ["/stats", "/metrics", "/healthz", "/readyz", "/delivering", "/tap?limit=0"] {
         let (status, body) = daemon.request("GET", path, "rebound.example:8004").unwrap();
         assert_eq!(status, 403, "{path}");
         assert!(!body.contains("received"), "{body}");

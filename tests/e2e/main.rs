@@ -32,4 +32,5 @@ mod service;
 mod supervision;
 mod tap;
 mod tools;
+mod verdict;
 mod world;

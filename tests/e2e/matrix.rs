@@ -75,7 +75,7 @@ fn every_fault_in_turn_under_load_loses_nothing_and_passes() {
                 let place = |name: &str| stats["datapoints"][name].as_u64().unwrap();
                 stats["forwarder"]["gate"]["open"] == true && place("delivered") + place("refused") >= held
             });
-            assert!(until(|| daemon.get("/readyz").0 == 200), "{fault}: {:?}", daemon.get("/readyz"));
+            assert!(until(|| daemon.get("/delivering").0 == 200), "{fault}: {:?}", daemon.get("/delivering"));
         }
         drop(finish);
     });

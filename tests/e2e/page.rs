@@ -113,9 +113,46 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     daemon.send_lines("b", 50);
     assert_eq!(browser.ask("until health does not take metrics"), true);
     world.blueflood.resume().unwrap();
-    assert_eq!(browser.ask("until health all is well"), true);
     assert_eq!(browser.ask("until law delivered 300"), true);
+    // One was refused within five minutes: that is no peace, and the title says so too.
+    assert_eq!(browser.ask("until health delivering, with losses: 1 refused for"), true);
+    assert_eq!(browser.ask("until next dead-letters list"), true);
+    assert!(browser.ask("title").as_str().unwrap().contains("losing – blueflood-forward on "));
+    assert!(
+        browser.ask("stops").as_u64().unwrap() < 16,
+        "a keyboard is soon through: {}",
+        browser.ask("stops")
+    );
 
     assert_eq!(browser.ask("shoot"), true, "the page fits a phone");
     assert_eq!(browser.ask("errors"), serde_json::json!([]));
+
+    // A daemon that is gone is said to be, and what is shown is of the past.
+    drop(daemon);
+    assert_eq!(browser.ask("until health the daemon does not answer"), true);
+    assert_eq!(browser.ask("elements - body.gone"), 1);
+    assert!(browser.ask("title").as_str().unwrap().contains("gone"));
+}
+
+/// Who runs no script sees the verdict all the same, and strangers' words stay text in it.
+#[test]
+fn the_page_is_served_filled_in() {
+    let world = World::new();
+    world.answers("404x*");
+    let daemon = world.daemon(&["--tenant", "<b>&\"acme"]);
+    daemon.send_lines("kept", 3);
+    daemon.expect("wrong", |stats| stats["verdict"]["condition"] == "wrong");
+    let (_, page) = daemon.get("/");
+    assert!(
+        page.contains(r#"<p id="condition">wrong</p>"#) && page.contains("a setting must be wrong"),
+        "{page}"
+    );
+    assert!(
+        page.contains("3 datapoints are kept") && page.contains("check --blueflood and --tenant"),
+        "{page}"
+    );
+    assert!(
+        page.contains("tenant <b id=\"tenant\">&lt;b&gt;&amp;&quot;acme</b>") && !page.contains("{{"),
+        "{page}"
+    );
 }

@@ -6,6 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use actors::core::blueflood::Verdict;
+use actors::core::datapoint::Reason;
+use actors::core::reason::{Dropped, Refused};
+use actors::core::row::Skipped;
+
 use crate::world::*;
 
 /// Gives `input` to promtool; nothing if there is none on this machine.
@@ -51,6 +56,47 @@ fn promtool_likes_the_metrics_and_the_rules() {
     let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/alerts.yml");
     let checked = promtool(&["check", "rules", rules.to_str().unwrap()], "").unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}
+
+/// As they were, two could not: a series that began with its first event hid it from `increase()`.
+#[test]
+fn each_alert_fires_on_its_first_burst_and_none_in_peace() {
+    let played = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/prometheus/alerts.yml"),
+    )
+    .unwrap();
+    for alert in config("alerts.yml").lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(played.contains(&format!("alertname=\"{alert}\"")), "{alert} is never played");
+    }
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/prometheus/alerts.yml");
+    let Some(played) = promtool(&["test", "rules", tests.to_str().unwrap()], "") else {
+        eprintln!("skipped: promtool (Debian's package prometheus) is not here");
+        return;
+    };
+    let said = [played.stdout, played.stderr].concat();
+    assert!(played.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// What `increase()` needs: a reason is there before it has happened.
+#[test]
+fn every_known_reason_is_there_from_the_start() {
+    let page = World::new().daemon(&[]).get("/metrics").1;
+    let zero =
+        |sample: &str| assert!(page.contains(&format!("blueflood_forward_{sample} 0\n")), "{sample}: {page}");
+    Refused::ALL
+        .iter()
+        .for_each(|reason| zero(&format!("datapoints_refused{{reason=\"{}\"}}", reason.label())));
+    Dropped::ALL
+        .iter()
+        .for_each(|reason| zero(&format!("datapoints_dropped_total{{reason=\"{}\"}}", reason.label())));
+    Skipped::ALL
+        .iter()
+        .for_each(|reason| zero(&format!("datapoints_skipped_total{{reason=\"{}\"}}", reason.label())));
+    Reason::ALL.iter().for_each(|reason| zero(&format!("malformed_total{{reason=\"{}\"}}", reason.label())));
+    Verdict::CLASSES.iter().for_each(|class| zero(&format!("posts_total{{class=\"{class}\"}}")));
+    for own in ["cpu_seconds_total", "resident_memory_bytes", "open_fds", "max_fds", "start_time_seconds"] {
+        assert!(page.contains(&format!("\nprocess_{own} ")), "{own}: {page}");
+    }
 }
 
 #[test]

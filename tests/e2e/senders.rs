@@ -145,8 +145,9 @@ fn names_in_latin_1_are_refused_and_shown_and_never_become_one_series() {
     );
     let shown = stats["listeners"][0]["skipped"]["name_not_utf8"].to_string();
     assert!(shown.contains("\\xe9b"), "{shown}");
-    let said = daemon.said("a name that is no UTF-8 is not forwarded").expect("it is said");
-    assert_eq!(said["sample"], format!("h.gr\\xf6\\xdfe 1 {now}"), "once, of the first");
+    let said = daemon.expect_said("datapoints cannot be forwarded, and are skipped");
+    assert_eq!(said["reason"], "name_not_utf8");
+    assert!(said["last"].as_str().unwrap().contains("\\x"), "{said}");
 }
 
 #[test]

@@ -49,7 +49,9 @@ fn systemd_hears_that_it_is_ready_how_it_goes_and_that_it_stops() {
     assert_eq!(first, ["READY=1"]);
     systemd.expect("WATCHDOG=1");
     daemon.send_lines("line", 3);
-    systemd.expect("STATUS=received 3 = skipped 0 + buffered 0 + delivered 3 + refused 0 + dropped 0");
+    systemd.expect(
+        "STATUS=all is well; received 3 = skipped 0 + buffered 0 + delivered 3 + refused 0 + dropped 0",
+    );
     systemd.expect("WATCHDOG=1");
 
     world.answers("503x*");

@@ -124,7 +124,10 @@ fn the_status_says_by_its_exit_code_how_it_is() {
         .output();
     assert!(homeless.unwrap().status.success());
     let status = says(&["status", "--stats", &address]);
-    assert!(status.contains("delivered 7 + refused 0") && status.ends_with("all is well\n"), "{status}");
+    assert!(
+        status.contains("delivered 7 + refused 0") && status.starts_with("WELL       all is well\n"),
+        "{status}"
+    );
     assert!(status.contains("skipped    1 for value_nan, the last from 127.0.0.1:"), "{status}");
     assert!(status.contains(": \\u{1b}[2J NaN 1\n"), "{status}");
 
@@ -132,8 +135,16 @@ fn the_status_says_by_its_exit_code_how_it_is() {
     daemon.send_lines("b", 1);
     daemon.expect("a closed gate", |stats| stats["forwarder"]["gate"]["open"] == false);
     let status = run(&["status", "--stats", &address]);
-    assert_eq!(status.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&status.stdout).contains("metrics are kept until Blueflood takes them"));
+    assert_eq!(status.status.code(), Some(4));
+    let words = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        words.starts_with("KEEPING    Blueflood does not take metrics: ")
+            && words.contains("1 datapoint is kept"),
+        "{words}"
+    );
+    assert!(words.contains("\nnext       look after Blueflood"), "{words}");
+    let json: Value = serde_json::from_slice(&run(&["status", "--json", "--stats", &url]).stdout).unwrap();
+    assert_eq!(json["verdict"]["condition"], "keeping");
 
     drop(daemon.stop());
     let status = run(&["status", "--stats", &address]);

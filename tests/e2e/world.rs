@@ -494,7 +494,7 @@ impl Daemon {
         let before = self.count("received");
         self.send_lines("recovered", 2);
         self.expect_settled(before + 2);
-        assert!(until(|| self.get("/readyz").0 == 200), "{:?}", self.get("/readyz"));
+        assert!(until(|| self.get("/delivering").0 == 200), "{:?}", self.get("/delivering"));
         assert_eq!(world.times().keys().filter(|name| name.starts_with("recovered")).count(), 2);
     }
 

@@ -166,11 +166,11 @@ async fn real_tokens_expire_keystone_goes_and_comes_and_the_password_changes_und
 
     keystone.changes_the_password(PASSWORD, "0ther-s3cret").await;
     assert!(until(|| keystone_is(&daemon, "refused")), "{:#}", daemon.stats());
-    let (status, body) = daemon.get("/readyz");
+    let (status, body) = daemon.get("/delivering");
     assert!(status == 503 && body.contains("Keystone refuses the credentials"), "{status} {body}");
     daemon.expect("held back", |stats| stats["datapoints"]["buffered"].as_u64() > Some(100));
     fs::write(&key_file, "0ther-s3cret\n").unwrap();
-    assert!(until(|| daemon.get("/readyz").0 == 200), "{:?}", daemon.get("/readyz"));
+    assert!(until(|| daemon.get("/delivering").0 == 200), "{:?}", daemon.get("/delivering"));
 
     let sent = load.ends();
     assert!(!format!("{:?}", daemon.log()).contains("s3cret"), "a key is never said");

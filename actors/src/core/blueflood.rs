@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::row::RowsRef;
+use super::{printable::printable, row::RowsRef};
 
 /// Bytes of a body, after inflation, over which Blueflood does not answer at all (2.6).
 pub const BODY_BYTES_MAX: usize = 1_048_576;
@@ -92,6 +92,32 @@ impl Verdict {
     pub fn may_be_its_size(&self) -> bool {
         matches!(self, Verdict::NoAnswer { may_be_size: true, .. })
     }
+
+    /// The class of the status that was answered, or what came instead of one; nothing if no request was made.
+    pub fn class(&self) -> Option<&'static str> {
+        let class = |status: u16| Self::CLASSES.get(usize::from(status / 100).saturating_sub(2)).copied();
+        match self {
+            Verdict::Stored | Verdict::Unconfirmed | Verdict::StoredExcept { .. } => class(200),
+            Verdict::Refused(_) | Verdict::RefusedWhole(_) | Verdict::Unauthorized | Verdict::TooLarge => {
+                class(400)
+            }
+            Verdict::Failing { status, .. } => class(*status),
+            Verdict::Misconfigured(text) | Verdict::Unexpected(text) => {
+                let digit = text.split_once("HTTP ").and_then(|(_, rest)| rest.chars().next()?.to_digit(10));
+                digit
+                    .and_then(|digit| class(u16::try_from(digit).ok()?.saturating_mul(100)))
+                    .or(Some(Self::NO_ANSWER))
+            }
+            Verdict::NoAnswer { .. } => Some(Self::NO_ANSWER),
+            Verdict::Unreachable { .. } => None,
+        }
+    }
+
+    /// No whole answer came, or none that is HTTP.
+    const NO_ANSWER: &'static str = "no_answer";
+
+    /// Every class.
+    pub const CLASSES: [&'static str; 5] = ["2xx", "3xx", "4xx", "5xx", Self::NO_ANSWER];
 
     /// What it is, in words for an operator.
     pub fn words(&self) -> String {
@@ -178,6 +204,44 @@ pub fn classify(answer: &Answer<'_>) -> Verdict {
         },
         _ => Verdict::Unexpected(describe(answer)),
     }
+}
+
+/// How a request went that was answered like this.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The HTTP status of the answer.
+    pub status: u16,
+    /// Its header `Location`.
+    pub location: Option<&'a str>,
+    /// The URL that was posted to.
+    pub url: &'a str,
+    /// Whether the request had a token.
+    pub had_token: bool,
+}
+
+impl Asked<'_> {
+    /// The same verdict, with what an operator needs to mend it, if a setting must be wrong.
+    pub fn told(&self, verdict: Verdict) -> Verdict {
+        let Verdict::Misconfigured(text) = verdict else { return verdict };
+        let advice = match (self.status, self.location) {
+            (300..=399, Some(location)) => {
+                format!("; it leads to {}", printable(location.as_bytes(), LOCATION_BYTES_SHOWN))
+            }
+            (404 | 405, _) => format!("; {} was posted to", path_of(self.url)),
+            (401 | 403, _) if !self.had_token => "; no token was sent: set --user".to_owned(),
+            _ => String::new(),
+        };
+        Verdict::Misconfigured(format!("{text}{advice}"))
+    }
+}
+
+/// How much of a `Location` is shown, in bytes.
+const LOCATION_BYTES_SHOWN: usize = 200;
+
+/// The path of a URL.
+fn path_of(url: &str) -> &str {
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    host.split_once('/').map_or("/", |(name, _)| host.strip_prefix(name).unwrap_or("/"))
 }
 
 /// Whether a body is HTML or the like, as a login or a proxy shows it.
@@ -314,6 +378,40 @@ mod tests {
             field: "ttlInSeconds".into(),
             message: "must be between 1 and 2147483647".into(),
         }
+    }
+
+    #[test]
+    fn what_a_human_has_to_mend_is_said_with_what_he_needs() {
+        let told = |status, location, had_token| {
+            let url = "http://blueflood:19000/v2.0/acme/ingest";
+            Asked { status, location, url, had_token }.told(verdict(status, "")).words()
+        };
+        assert_eq!(told(301, Some("http://x/\u{1b}"), true), "HTTP 301; it leads to http://x/\\u{1b}");
+        assert_eq!(told(301, None, true), "HTTP 301");
+        assert_eq!(told(404, None, true), "HTTP 404; /v2.0/acme/ingest was posted to");
+        assert_eq!(told(403, None, false), "HTTP 403; no token was sent: set --user");
+        assert_eq!(told(403, None, true), "HTTP 403");
+        assert_eq!(told(200, None, true), "stored");
+        assert_eq!(path_of("http://host"), "/");
+    }
+
+    #[test]
+    fn a_request_that_was_made_has_a_class() {
+        for (status, class) in [
+            (200, "2xx"),
+            (207, "2xx"),
+            (301, "3xx"),
+            (400, "4xx"),
+            (404, "4xx"),
+            (413, "4xx"),
+            (503, "5xx"),
+            (501, "5xx"),
+        ] {
+            assert_eq!(verdict(status, "").class(), Some(class), "{status}");
+        }
+        let silent = Verdict::NoAnswer { cause: "a reset".into(), may_be_size: false };
+        assert_eq!(silent.class(), Some("no_answer"));
+        assert_eq!(Verdict::Unreachable { cause: "refused".into() }.class(), None);
     }
 
     #[test]

@@ -34,6 +34,13 @@ impl Histogram {
         })
     }
 
+    /// The bound within which this share of all durations is; nothing if there is none, or it is beyond the last bound.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        let all = self.cumulative().last().map_or(0, |(_, all)| all);
+        let found = self.cumulative().find(|&(_, within)| all > 0 && within as f64 >= share * all as f64);
+        found.map(|(bound, _)| bound).filter(|bound| bound.is_finite())
+    }
+
     /// The sum of all durations, in seconds.
     pub fn sum(&self) -> f64 {
         self.sum
@@ -53,5 +60,7 @@ mod tests {
         let counted: Vec<_> = histogram.cumulative().collect();
         assert_eq!(counted, [(0.1, 1), (1.0, 3), (f64::INFINITY, 6)]);
         assert!((histogram.sum() - 28.1).abs() < 1e-9);
+        assert_eq!((histogram.quantile(0.1), histogram.quantile(0.5)), (Some(0.1), Some(1.0)));
+        assert_eq!((histogram.quantile(0.99), Histogram::new(&[1.0]).quantile(0.5)), (None, None));
     }
 }

@@ -10,7 +10,7 @@ use actix_web::error::ParseError;
 use awc::{
     Client, ClientResponse,
     error::{ConnectError, PayloadError, SendRequestError},
-    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, USER_AGENT},
+    http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -20,7 +20,7 @@ use rustls::ClientConfig;
 use crate::{
     core::{
         answer_head::Faulty,
-        blueflood::{Answer, Verdict, classify},
+        blueflood::{Answer, Asked, Verdict, classify},
         chunk::Encoding,
     },
     http_client::{self, Used, Way, told_url},
@@ -187,6 +187,8 @@ async fn attempt(
     let status = response.status().as_u16();
     let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let retry_after = header(RETRY_AFTER);
+    let location = header(LOCATION);
+    let asked = Asked { status, location: location.as_deref(), url, had_token: token.is_some() };
     let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
     let answer = Answer { status, retry_after: retry_after.as_deref(), body: b"", now: SystemTime::now() };
     let early = classify(&answer);
@@ -201,7 +203,7 @@ async fn attempt(
     match read(&mut response, &mut body).await {
         // awc takes a body that was cut for a whole one.
         Ok(()) if length.is_none_or(|length| length == body.len()) => {
-            Ok(classify(&Answer { body: &body, ..answer }))
+            Ok(asked.told(classify(&Answer { body: &body, ..answer })))
         }
         Ok(()) => Ok(cut(status, &format!("its body ended after {} bytes", body.len()))),
         Err(error) => Ok(cut(status, &error)),

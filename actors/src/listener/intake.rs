@@ -222,17 +222,12 @@ impl<'a> Intake<'a> {
         let decoded = std::mem::take(&mut self.decoded);
         if decoded != Decoded::default() {
             self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
+            self.desk.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            let is_first = self.desk.note_skipped(reason, count, sample.clone());
-            if is_first && reason == Skipped::NameNotUtf8 {
-                warn!(self.common.log, "a name that is no UTF-8 is not forwarded";
-                    "reason" => reason.label(), "peer" => sample.peer, "sample" => sample.text,
-                    "cause" => "JSON holds no other text, and a name mended by us could be that of another series: let \
-                                the sender write UTF-8. This is said once");
-            }
+            self.desk.note_skipped(reason, count, sample);
         }
         if self.rows.is_empty() {
             self.release();

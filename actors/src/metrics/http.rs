@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View, tap};
+use super::{Board, HistoryOf, Metrics, Snapshot, View, figures, tap};
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +65,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .app_data(shared.clone())
             .wrap(from_fn(check_host))
             .wrap(headers)
-            .service(look("/", || file("text/html; charset=utf-8", include_str!("page/index.html"))))
+            .service(look("/", page))
             .service(look("/page.js", || {
                 file("text/javascript; charset=utf-8", include_str!("page/page.js"))
             }))
@@ -77,7 +77,8 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .service(look("/stats", stats))
             .service(look("/metrics", prometheus))
             .service(look("/healthz", health))
-            .service(look("/readyz", readiness));
+            .service(look("/readyz", readiness))
+            .service(look("/delivering", delivering));
         #[cfg(feature = "faults")]
         let app = app
             .route("/fault/{place}", web::post().to(arm_fault))
@@ -151,12 +152,17 @@ async fn view(shared: &Shared) -> Result<View, Error> {
     shared.metrics.send(Snapshot).await.map_err(actix_web::error::ErrorServiceUnavailable)
 }
 
+async fn page(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    let text = view(&shared).await?.page(include_str!("page/index.html"));
+    Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(text))
+}
+
 async fn stats(shared: Data<Shared>) -> Result<HttpResponse, Error> {
     Ok(HttpResponse::Ok().json(view(&shared).await?.json()))
 }
 
 async fn prometheus(shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let text = view(&shared).await?.prometheus();
+    let text = figures::text(&view(&shared).await?);
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 
@@ -166,6 +172,10 @@ async fn health(shared: Data<Shared>) -> Result<HttpResponse, Error> {
 
 async fn readiness(shared: Data<Shared>) -> Result<HttpResponse, Error> {
     Ok(judgement(view(&shared).await?.hindrances()))
+}
+
+async fn delivering(shared: Data<Shared>) -> Result<HttpResponse, Error> {
+    Ok(judgement(view(&shared).await?.obstacles()))
 }
 
 /// 200 if nothing is wrong, else 503, with what it is.
@@ -180,8 +190,8 @@ async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
 }
 
 async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let points = shared.metrics.send(HistoryOf).await.map_err(actix_web::error::ErrorServiceUnavailable)?;
-    Ok(HttpResponse::Ok().json(json!({ "points": points })))
+    let past = shared.metrics.send(HistoryOf).await.map_err(actix_web::error::ErrorServiceUnavailable)?;
+    Ok(HttpResponse::Ok().json(json!({ "points": past.points, "minutes": past.minutes })))
 }
 
 /// Tells a page once a second, as server-sent events, until it goes away.

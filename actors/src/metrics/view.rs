@@ -2,19 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Map, Value, json};
 
+use super::figures;
 use crate::{
     core::{
         datapoint::Reason,
-        histogram::Histogram,
-        ledger::{ByReason, Ledger, sum},
+        ledger::{Ledger, sum},
         row::Skipped,
+        verdict::{Condition, Health},
     },
     forwarder,
     keystone_auth::{self, State},
@@ -36,19 +36,53 @@ pub struct View {
     pub(super) stopping: bool,
     pub(super) spool_bytes_max: u64,
     pub(super) taps: usize,
+    /// When these are the figures of, in milliseconds since 1970.
+    pub(super) now_ms: u64,
+    pub(super) place: Place,
+    pub(super) health: Health,
+    pub(super) rates: Option<Rates>,
+    /// Whether the settings could be read when they were read last.
+    pub(super) reload_succeeded: bool,
+}
+
+/// Datapoints a second, averaged.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Over how long.
+    pub over: Duration,
+    /// Received.
+    pub received: f64,
+    /// Delivered.
+    pub delivered: f64,
+}
+
+/// Where this daemon is, and where it delivers to.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// The name of this host.
+    pub host: String,
+    /// Where it POSTs to.
+    pub url: String,
+    /// The tenant that owns the metrics.
+    pub tenant: String,
+    /// The file of the spool.
+    pub spool: String,
+    /// How often metrics are sent.
+    pub interval: Duration,
 }
 
 /// One endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
-    endpoint: String,
+    pub(super) endpoint: String,
     protocol: String,
     pub(super) connections: usize,
     accepted: u64,
-    datapoints: u64,
-    kernel_drops: u64,
-    malformed: BTreeMap<Reason, listener::Noted>,
-    skipped: BTreeMap<Skipped, listener::Noted>,
+    pub(super) datapoints: u64,
+    pub(super) last_received_ms: Option<u64>,
+    pub(super) kernel_drops: u64,
+    pub(super) malformed: BTreeMap<Reason, listener::Noted>,
+    pub(super) skipped: BTreeMap<Skipped, listener::Noted>,
 }
 
 impl Listener {
@@ -59,6 +93,7 @@ impl Listener {
             connections: desk.connections.load(Ordering::Relaxed),
             accepted: desk.accepted.load(Ordering::Relaxed),
             datapoints: desk.datapoints.load(Ordering::Relaxed),
+            last_received_ms: Some(desk.last_received_ms.load(Ordering::Relaxed)).filter(|&at| at > 0),
             kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
             malformed: desk.malformed(),
             skipped: desk.skipped(),
@@ -69,8 +104,8 @@ impl Listener {
 /// One actor.
 #[derive(Debug, Clone)]
 pub(super) struct ActorState {
-    name: String,
-    restarts: u64,
+    pub(super) name: String,
+    pub(super) restarts: u64,
     stuck_for: Option<Duration>,
 }
 
@@ -91,13 +126,69 @@ impl View {
         &self.ledger
     }
 
-    /// Why nothing is delivered now, as far as is known; nothing if it is.
-    pub fn obstacle(&self) -> Option<String> {
-        let closed = || {
-            let (_, cause) = self.forwarder.outbox.closed.as_ref()?;
-            Some(format!("Blueflood does not take metrics: {cause}"))
-        };
-        self.misfits().into_iter().next().or_else(closed)
+    /// The verdict.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The page as it is now: who runs no script sees this.
+    pub(super) fn page(&self, template: &str) -> String {
+        let ledger = &self.ledger;
+        let law = format!(
+            "received {} = skipped {} + buffered {} + delivered {} + refused {} + dropped {}",
+            ledger.received,
+            sum(&ledger.skipped),
+            ledger.buffered(),
+            ledger.delivered,
+            sum(&ledger.refused),
+            sum(&ledger.dropped)
+        );
+        let Place { host, url, tenant, .. } = &self.place;
+        let until = self.health.until.as_ref().map(|until| format!("; {}", until.words(self.now_ms)));
+        let words = format!("{}{}", self.health.words, until.unwrap_or_default());
+        let parts = [
+            ("condition", self.health.condition.name()),
+            ("words", &words),
+            ("next", self.health.next.as_deref().unwrap_or_default()),
+            ("host", host),
+            ("url", url),
+            ("tenant", tenant),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("law", &law),
+        ];
+        let mut page = String::with_capacity(template.len().saturating_mul(2));
+        let mut rest = template;
+        // In one pass: what is put in is never looked through again.
+        while let Some((before, after)) = rest.split_once("{{") {
+            let (name, after) = after.split_once("}}").unwrap_or(("", after));
+            page.push_str(before);
+            let text = parts.iter().find(|(part, _)| *part == name).map_or("", |(_, text)| text);
+            text.chars().for_each(|c| match c {
+                '&' => page.push_str("&amp;"),
+                '<' => page.push_str("&lt;"),
+                '>' => page.push_str("&gt;"),
+                '"' => page.push_str("&quot;"),
+                c => page.push(c),
+            });
+            rest = after;
+        }
+        page.push_str(rest);
+        page
+    }
+
+    /// Whether the disk of the spool is full.
+    pub(super) fn disk_full(&self) -> bool {
+        self.spool.disk_full.is_some()
+    }
+
+    /// The verdict on one line.
+    pub fn line(&self) -> String {
+        self.health.line(self.now_ms)
+    }
+
+    /// When the last datapoint came in this process, in milliseconds since 1970.
+    pub(super) fn last_received_ms(&self) -> Option<u64> {
+        self.listeners.iter().filter_map(|listener| listener.last_received_ms).max()
     }
 
     /// Why the daemon should be started afresh; nothing if it is alive.
@@ -118,32 +209,17 @@ impl View {
         wrong
     }
 
-    /// Why it cannot take metrics or deliver them without a change; nothing if it is ready.
+    /// Why it cannot take metrics; nothing if it is ready. What Blueflood and Keystone say is no reason: while there is room
+    /// in the spool, a sender that is turned away loses what it has, and one that is not loses nothing.
     pub fn hindrances(&self) -> Vec<String> {
         let mut wrong = self.ailments();
         if self.stopping {
             wrong.push("it is stopping".to_owned());
         }
-        wrong.extend(self.misfits());
-        wrong
-    }
-
-    /// What only a change from outside can mend.
-    fn misfits(&self) -> Vec<String> {
-        let mut wrong = Vec::new();
         if let Some(cause) = &self.spool.blocked {
             wrong.push(format!("the spool takes nothing: {cause}"));
         }
         wrong.extend(self.spool.amiss.clone());
-        if self.keystone.as_ref().is_some_and(|keystone| keystone.state == State::Refused) {
-            wrong.push(
-                "Keystone refuses the credentials: check --user, --key, --auth_type and --auth_url"
-                    .to_owned(),
-            );
-        }
-        if let Some(answer) = &self.forwarder.outbox.misconfigured {
-            wrong.push(format!("Blueflood refuses everything, a setting must be wrong: {answer}"));
-        }
         match self.spool.disk_full {
             // Which of the senders wait is said above.
             None => {}
@@ -156,15 +232,51 @@ impl View {
         wrong
     }
 
+    /// Why metrics are not delivered; nothing if they are, as far as is known.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut wrong = self.ailments();
+        wrong.extend(self.misfits());
+        if let Some((_, cause)) = self.forwarder.outbox.closed.as_ref().filter(|_| wrong.is_empty()) {
+            wrong.push(format!("Blueflood does not take metrics: {cause}"));
+        }
+        if wrong.is_empty() && matches!(self.health.condition, Condition::Keeping | Condition::Wrong) {
+            wrong.push(self.health.words.clone());
+        }
+        wrong
+    }
+
+    /// What only a change from outside can mend.
+    fn misfits(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if self.keystone.as_ref().is_some_and(|keystone| keystone.state == State::Refused) {
+            wrong.push(
+                "Keystone refuses the credentials: check --user, --key, --auth_type and --auth_url"
+                    .to_owned(),
+            );
+        }
+        if let Some(answer) = &self.forwarder.outbox.misconfigured {
+            wrong.push(format!("Blueflood refuses everything, a setting must be wrong: {answer}"));
+        }
+        wrong
+    }
+
     /// What `/stats` shows.
     pub fn json(&self) -> Value {
         let Ledger { skipped, open, held, spooled, refused, dropped, malformed, .. } = &self.ledger;
         let forwarder = &self.forwarder;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "time_ms": time_ms(SystemTime::now()),
+            "host": self.place.host,
+            "time_ms": self.now_ms,
             "uptime_s": self.uptime.as_secs(),
-            "wrong": self.hindrances(),
+            "interval_s": self.place.interval.as_secs_f64(),
+            "verdict": self.verdict(),
+            "rates": self.rates.map(|rates| json!({
+                "over_s": rates.over.as_secs(),
+                "received": rates.received,
+                "delivered": rates.delivered,
+            })),
+            "wrong": self.all_wrong(),
             "stopping": self.stopping,
             "datapoints": {
                 "received": self.ledger.received,
@@ -188,9 +300,12 @@ impl View {
                 let last = json!({ "row": last.row, "message": last.message, "time": last.refused_ms / 1000 });
                 (reason.clone(), last)
             }).collect::<Map<_, _>>(),
+            "last_received": self.last_received_ms().map(|ms| ms / 1000),
             "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
             "forwarder": {
+                "url": self.place.url,
+                "tenant": self.place.tenant,
                 "in_flight": forwarder.outbox.in_flight,
                 "concurrency": forwarder.outbox.concurrency,
                 "set_aside": forwarder.outbox.set_aside,
@@ -219,6 +334,7 @@ impl View {
                 "last_error": keystone.last_error,
             })),
             "spool": {
+                "path": self.place.spool,
                 "used_bytes": self.spool.used_bytes,
                 "bytes_max": self.spool_bytes_max,
                 "bytes_cap": self.spool.bytes_cap,
@@ -237,6 +353,34 @@ impl View {
                 (actor.name.clone(), state)
             }).collect::<Map<_, _>>(),
             "log": { "records_lost": self.log_records_lost },
+            "figures": figures::json(self),
+        })
+    }
+
+    /// What `wrong` shows: all that keeps it from taking or delivering metrics without a change.
+    fn all_wrong(&self) -> Vec<String> {
+        let mut wrong = self.hindrances();
+        wrong.extend(self.misfits());
+        wrong
+    }
+
+    fn verdict(&self) -> Value {
+        let Health { condition, since_ms, words, next, until, losses, caught_up_ms } = &self.health;
+        json!({
+            "condition": condition.name(),
+            "since": since_ms / 1000,
+            "words": words,
+            "line": self.line(),
+            "next": next,
+            "until": until.as_ref().map(|until| json!({ "time": until.at_ms / 1000, "by": until.by })),
+            "caught_up": caught_up_ms.map(|ms| ms / 1000),
+            "losses": losses.iter().map(|loss| json!({
+                "place": loss.place.name(),
+                "reason": loss.reason,
+                "count": loss.count,
+                "since": loss.since_ms / 1000,
+                "last": loss.sample,
+            })).collect::<Vec<_>>(),
         })
     }
 
@@ -256,264 +400,20 @@ impl View {
             "connections": listener.connections,
             "accepted": listener.accepted,
             "datapoints": listener.datapoints,
+            "last_received": listener.last_received_ms.map(|ms| ms / 1000),
             "kernel_drops": listener.kernel_drops,
             "malformed": malformed.collect::<Map<_, _>>(),
             "skipped": skipped.collect::<Map<_, _>>(),
         })
     }
-
-    /// What `/metrics` shows: Prometheus text format 0.0.4.
-    pub fn prometheus(&self) -> String {
-        let mut page = Page::default();
-        let ledger = &self.ledger;
-        page.one(
-            "datapoints_received_total",
-            "counter",
-            "Datapoints decoded from the wire.",
-            ledger.received,
-        );
-        page.by_reason(
-            "datapoints_skipped_total",
-            "counter",
-            "Datapoints that cannot be forwarded.",
-            &ledger.skipped,
-        );
-        page.one(
-            "datapoints_buffered",
-            "gauge",
-            "Datapoints kept here: in hand, and with the spool.",
-            ledger.buffered(),
-        );
-        page.one(
-            "datapoints_delivered_total",
-            "counter",
-            "Datapoints that Blueflood stored.",
-            ledger.delivered,
-        );
-        // No counter, and so no `_total`: what is taken out of the dead letters again is no longer refused.
-        page.by_reason(
-            "datapoints_refused",
-            "gauge",
-            "Datapoints that Blueflood refused; a replay of dead letters takes them back.",
-            &ledger.refused,
-        );
-        page.by_reason(
-            "datapoints_dropped_total",
-            "counter",
-            "Datapoints given up by policy.",
-            &ledger.dropped,
-        );
-        page.one(
-            "datapoints_unaccounted",
-            "gauge",
-            "Datapoints in no place: anything but 0 is a bug.",
-            ledger.unaccounted(),
-        );
-        page.one(
-            "datapoints_unconfirmed_total",
-            "counter",
-            "Datapoints delivered on a 202 only.",
-            ledger.unconfirmed,
-        );
-        page.by_reason(
-            "malformed_total",
-            "counter",
-            "Input that never became a datapoint.",
-            &ledger.malformed,
-        );
-        page.one(
-            "names_replaced_total",
-            "counter",
-            "Names that releases which mended names of no UTF-8 have mended.",
-            ledger.names_replaced,
-        );
-
-        page.head("listener_connections", "gauge", "Open connections.");
-        for listener in &self.listeners {
-            page.sample("listener_connections", &[("endpoint", &listener.endpoint)], listener.connections);
-        }
-        page.head("listener_datapoints_total", "counter", "Datapoints decoded, by endpoint.");
-        for listener in &self.listeners {
-            page.sample(
-                "listener_datapoints_total",
-                &[("endpoint", &listener.endpoint)],
-                listener.datapoints,
-            );
-        }
-        page.head("listener_kernel_drops_total", "counter", "Datagrams that the kernel dropped unread.");
-        for listener in &self.listeners {
-            page.sample(
-                "listener_kernel_drops_total",
-                &[("endpoint", &listener.endpoint)],
-                listener.kernel_drops,
-            );
-        }
-
-        let forwarder = &self.forwarder;
-        page.one("posts_total", "counter", "Requests to Blueflood that came to an end.", forwarder.posts);
-        page.one(
-            "posts_retried_total",
-            "counter",
-            "Requests that were a second or later try.",
-            forwarder.outbox.retries,
-        );
-        page.one(
-            "posts_trial_total",
-            "counter",
-            "Requests of a few datapoints, to see whether Blueflood works.",
-            forwarder.outbox.trials,
-        );
-        page.one("posts_in_flight", "gauge", "Requests under way.", forwarder.outbox.in_flight);
-        page.one("sent_bytes_total", "counter", "Bytes of request bodies, as sent.", forwarder.bytes_sent);
-        page.one(
-            "gate_open",
-            "gauge",
-            "1 while requests may leave freely.",
-            u8::from(forwarder.outbox.closed.is_none()),
-        );
-        page.one(
-            "misconfigured",
-            "gauge",
-            "1 while Blueflood refuses everything.",
-            u8::from(forwarder.outbox.misconfigured.is_some()),
-        );
-        let success = forwarder.last_success.map_or(0, time);
-        page.one("last_success_timestamp_seconds", "gauge", "When Blueflood last took a request.", success);
-
-        if let Some(keystone) = &self.keystone {
-            let valid = keystone.expires_in().is_some_and(|left| !left.is_zero());
-            page.one("keystone_token_valid", "gauge", "1 while there is a token to send.", u8::from(valid));
-            let left = keystone.expires_in().unwrap_or_default().as_secs();
-            page.one("keystone_token_expires_seconds", "gauge", "How long the token can be used yet.", left);
-            page.one("keystone_renewals_total", "counter", "Tokens that Keystone gave.", keystone.renewals);
-            page.one(
-                "keystone_failures_total",
-                "counter",
-                "Attempts that came to no token.",
-                keystone.failures,
-            );
-        }
-        page.one("spool_max_bytes", "gauge", "The spool's cap.", self.spool_bytes_max);
-        page.one(
-            "spool_cap_bytes",
-            "gauge",
-            "The cap in effect, which is lower while the disk is full.",
-            self.spool.bytes_cap,
-        );
-        page.one(
-            "spool_disk_full",
-            "gauge",
-            "1 while the disk of the spool is full.",
-            u8::from(self.spool.disk_full.is_some()),
-        );
-        page.one(
-            "spool_amiss",
-            "gauge",
-            "1 while something is amiss with the spool's file.",
-            u8::from(self.spool.amiss.is_some()),
-        );
-        page.one("spool_used_bytes", "gauge", "Bytes of the spool in use.", self.spool.used_bytes);
-        page.one(
-            "spool_blocked",
-            "gauge",
-            "1 while the spool takes nothing.",
-            u8::from(self.spool.blocked.is_some()),
-        );
-        page.one(
-            "audit_failures_total",
-            "counter",
-            "Times that the queue was not what the spool holds: anything but 0 is a bug.",
-            self.spool.audit_failures,
-        );
-        page.one(
-            "series_apart",
-            "gauge",
-            "Series that Blueflood never takes, whose datapoints are tried by themselves.",
-            self.spool.series_apart.len(),
-        );
-        page.one("dead_letters_bytes", "gauge", "Bytes of the dead letters.", self.spool.dead_letter_bytes);
-        page.one(
-            "dead_letters_discarded_total",
-            "counter",
-            "Dead letters that made room for newer ones.",
-            ledger.dead_letters_discarded,
-        );
-        page.histogram(
-            "answer_seconds",
-            "From the start of a request to the end of its answer.",
-            &forwarder.answer_times,
-        );
-        page.histogram(
-            "delivery_delay_seconds",
-            "From receipt to delivery, by datapoint.",
-            &self.spool.delays,
-        );
-        page.head("actor_restarts_total", "counter", "How often an actor was started again.");
-        for actor in &self.actors {
-            page.sample("actor_restarts_total", &[("actor", &actor.name)], actor.restarts);
-        }
-        page.one("log_records_lost_total", "counter", "Log records lost under load.", self.log_records_lost);
-        page.one("uptime_seconds", "gauge", "Since the daemon started.", self.uptime.as_secs());
-        page.head("build_info", "gauge", "The version.");
-        page.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        page.text
-    }
 }
 
 /// Seconds since 1970.
-fn time(at: SystemTime) -> u64 {
+pub(super) fn time(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Milliseconds since 1970.
 pub(super) fn time_ms(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A page of Prometheus text.
-#[derive(Default)]
-struct Page {
-    text: String,
-}
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            self.text,
-            "# HELP blueflood_forward_{name} {help}\n# TYPE blueflood_forward_{name} {kind}"
-        );
-    }
-
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        let labels: Vec<_> =
-            labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escape(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.text, "blueflood_forward_{name}{labels} {value}");
-    }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.head(name, kind, help);
-        self.sample(name, &[], value);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
-        let mut count = 0;
-        for (bound, within) in histogram.cumulative() {
-            let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
-            self.sample(&format!("{name}_bucket"), &[("le", &bound)], within);
-            count = within;
-        }
-        self.sample(&format!("{name}_sum"), &[], histogram.sum());
-        self.sample(&format!("{name}_count"), &[], count);
-    }
-
-    fn by_reason(&mut self, name: &str, kind: &str, help: &str, by_reason: &ByReason) {
-        self.head(name, kind, help);
-        for (reason, n) in by_reason {
-            self.sample(name, &[("reason", reason)], n);
-        }
-    }
 }

@@ -40,6 +40,9 @@ const answers = {
     await page.focus("#law");
     return page.textContent("#help");
   },
+  title: () => page.title(),
+  // How often Tab is pressed until it leaves the page.
+  stops: () => page.locator("a, button, input, summary, [tabindex='0']").count(),
   shoot: async () => {
     await page.screenshot({ path: `${folder}/page-wide.png`, fullPage: true });
     const phone = await open(390, "dark");

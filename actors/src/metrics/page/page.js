@@ -1,9 +1,10 @@
-// The page of the stats port. It shows what /events says, once a second, and never changes anything.
-// Names and samples come from strangers: everything is put in as text, never as HTML.
+// The page of the stats port. It shows what /events says, once a second, and never changes or judges anything: the verdict
+// is the daemon's own. Names and samples come from strangers: everything is put in as text, never as HTML.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY_SECONDS = 900;
+const svgNS = "http://www.w3.org/2000/svg";
 
 // === Words ===
 
@@ -11,7 +12,7 @@ const number = (n) => Number(n).toLocaleString("en");
 
 function rate(n) {
   if (!isFinite(n)) return "…";
-  return n >= 100 ? number(Math.round(n)) : n.toFixed(1);
+  return `${n >= 10 ? number(Math.round(n)) : n.toFixed(1)}/s`;
 }
 
 function bytes(n) {
@@ -22,17 +23,22 @@ function bytes(n) {
 }
 
 function duration(seconds) {
-  if (!isFinite(seconds)) return "never";
   const s = Math.max(0, Math.round(seconds));
   if (s < 120) return `${s} s`;
-  if (s < 7200) return `${Math.round(s / 60)} min`;
-  if (s < 172800) return `${Math.round(s / 3600)} h`;
-  return `${Math.round(s / 86400)} days`;
+  if (s < 7200) return `${Math.floor(s / 60)} min`;
+  if (s < 172800) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} days`;
 }
 
 const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
+const ago = (time, now, never = "never") => (time ? `${duration(now - time)} ago` : never);
 
-const ago = (time, now) => (time ? `${duration(now - time)} ago` : "never");
+// A time of day where the reader is, with its date if that is another.
+function clock(seconds, now, exact = false) {
+  const at = new Date(seconds * 1000);
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", ...(exact ? { second: "2-digit" } : {}) });
+  return at.toDateString() === new Date(now * 1000).toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
+}
 
 // === Building ===
 
@@ -43,144 +49,256 @@ function element(tag, text, attributes = {}) {
   return made;
 }
 
-// The help of a figure shows on hover and on focus, so that a keyboard reaches it too.
-function helped(tag, text, help) {
-  return element(tag, text, { "data-help": help, tabindex: "0" });
+function drawn(tag, attributes, text = "") {
+  const made = document.createElementNS(svgNS, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  if (text) made.textContent = text;
+  return made;
+}
+
+function say(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
 
 function fill(list, rows) {
-  const focused = [...list.children].indexOf(document.activeElement);
-  const parts = rows.flatMap(([term, text, help, mood]) => {
+  list.replaceChildren(...rows.flatMap(([term, text, help, mood]) => {
     const value = element("dd", text);
     if (mood) value.className = mood;
-    return [helped("dt", term, help), value];
-  });
-  list.replaceChildren(...parts);
-  if (focused >= 0) list.children[focused]?.focus({ preventScroll: true });
-}
-
-// === Rates ===
-
-let before = null;
-
-function per(seconds, now, then) {
-  return seconds > 0 ? Math.max(0, now - then) / seconds : NaN;
-}
-
-function rates(view) {
-  const at = view.time_ms / 1000;
-  const now = {
-    at,
-    received: view.datapoints.received,
-    delivered: view.datapoints.delivered,
-    settled: view.datapoints.delivered + view.datapoints.refused + view.datapoints.dropped,
-    spooled: view.datapoints.in_spool,
-    listeners: Object.fromEntries(view.listeners.map((one) => [one.endpoint, one.datapoints])),
-  };
-  const then = before ?? now;
-  before = now;
-  const seconds = now.at - then.at;
-  return {
-    received: per(seconds, now.received, then.received),
-    delivered: per(seconds, now.delivered, then.delivered),
-    stored: per(seconds, now.spooled + now.settled, then.spooled + then.settled),
-    listeners: Object.fromEntries(
-      Object.entries(now.listeners).map(([name, n]) => [name, per(seconds, n, then.listeners[name] ?? n)]),
-    ),
-  };
-}
-
-// === Plots ===
-
-let history = [];
-
-function plot(title, values, help) {
-  const svgNS = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(svgNS, "svg");
-  svg.setAttribute("viewBox", `0 0 ${HISTORY_SECONDS} 100`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  const most = Math.max(1, ...values);
-  svg.setAttribute("aria-label", `${title}: now ${rate(values.at(-1) ?? 0)}, at most ${rate(most)}`);
-  const path = document.createElementNS(svgNS, "path");
-  const left = HISTORY_SECONDS - values.length;
-  path.setAttribute("d", values.map((v, i) => `${i ? "L" : "M"}${left + i} ${97 - (v / most) * 94}`).join(""));
-  svg.append(path);
-  const figure = document.createElement("figure");
-  const caption = helped("figcaption", `${title} — now ${rate(values.at(-1) ?? 0)}, at most ${rate(most)}`, help);
-  figure.append(svg, caption);
-  return figure;
-}
-
-function plots() {
-  const steps = history.slice(1).map((point, i) => ({
-    received: per((point[0] - history[i][0]) / 1000, point[1], history[i][1]),
-    delivered: per((point[0] - history[i][0]) / 1000, point[2], history[i][2]),
-    buffered: point[3],
+    return [element("dt", term, help ? { "data-help": help } : {}), value];
   }));
-  const of = (key) => steps.map((step) => step[key] || 0);
-  $("plots").replaceChildren(
-    plot("received per second", of("received"), "Datapoints decoded from all senders, per second."),
-    plot("delivered per second", of("delivered"), "Datapoints that Blueflood answered for, per second."),
-    plot("buffered", of("buffered"), "Datapoints held here. It grows while Blueflood takes less than comes in."),
+}
+
+// === The verdict ===
+
+const COLOURS = { well: "#1b7a43", keeping: "#c98a00", losing: "#d2601a", wrong: "#c62a20", gone: "#888888" };
+const MARKS = { well: "", keeping: "⏸ ", losing: "⚠ ", wrong: "✖ ", gone: "? " };
+let shownState = "";
+
+// Title, icon and what a screen reader says change with the state, and not each second.
+function showState(state, words, host) {
+  if (state === shownState) return;
+  shownState = state;
+  document.title = `${MARKS[state]}${state} – blueflood-forward on ${host}`;
+  const shape = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="${COLOURS[state]}"/></svg>`;
+  $("icon").href = `data:image/svg+xml,${encodeURIComponent(shape)}`;
+  say("spoken", `${state}: ${words}`);
+}
+
+function showVerdict(view, now) {
+  const v = view.verdict;
+  document.body.dataset.condition = v.condition;
+  document.body.classList.remove("gone");
+  say("condition", v.condition);
+  say("health", v.words);
+  const parts = [`since ${clock(v.since, now)} (${duration(now - v.since)})`];
+  if (v.until) parts.push(`kept until ${clock(v.until.time, now)} (in ${duration(v.until.time - now)}), when ${v.until.by}`);
+  if (v.caught_up) parts.push(`caught up by about ${clock(v.caught_up, now)}`);
+  say("since", parts.join("; "));
+  say("next", v.next ?? "");
+  say("host", view.host);
+  say("version", `${view.version}, up for ${duration(view.uptime_s)}`);
+  say("url", view.forwarder.url);
+  say("tenant", view.forwarder.tenant);
+  say("clock", `at ${clock(now, now, true)}`);
+  showState(v.condition, v.words, view.host);
+}
+
+let lastNow = 0;
+
+function showGone() {
+  if (document.body.classList.contains("gone")) return;
+  document.body.classList.add("gone");
+  say("condition", "no answer");
+  say("health", "the daemon does not answer: trying again");
+  say("since", lastNow ? `these are its figures of ${clock(lastNow, Date.now() / 1000, true)}` : "");
+  say("next", "systemctl status blueflood-forward, or the log");
+  showState("gone", "the daemon does not answer", $("host").textContent);
+}
+
+// === What was lost ===
+
+// The last of what Blueflood refused for a reason, or of what an endpoint skipped.
+function lastOf(view, place, reason, now) {
+  if (place === "refused") {
+    const last = view.last_refused[reason];
+    return last ? `, the last ${ago(last.time, now)}: ${last.row} (${last.message})` : "";
+  }
+  const samples = view.listeners.flatMap((one) => one[place]?.[reason]?.last ? [{ ...one[place][reason].last, endpoint: one.endpoint }] : []);
+  const last = samples.sort((a, b) => a.time - b.time).at(-1);
+  return last ? `, the last ${ago(last.time, now)} at ${last.endpoint} from ${last.peer}: ${last.sample.slice(0, 120)}` : "";
+}
+
+function showLost(view, now) {
+  const going = Object.fromEntries(view.verdict.losses.map((loss) => [`${loss.place} ${loss.reason}`, loss]));
+  const reasons = ["dropped", "refused", "malformed", "skipped"].flatMap((place) =>
+    Object.entries(view[place]).filter(([, n]) => n > 0).map(([reason, n]) => {
+      const loss = going[`${place} ${reason}`];
+      const since = loss ? `, ${number(loss.count)} of them since ${clock(loss.since, now)}` : "";
+      return [`${place}: ${reason}`, number(n) + since + lastOf(view, place, reason, now), "", loss && place !== "skipped" ? "bad" : ""];
+    }));
+  for (const one of view.listeners) {
+    if (one.kernel_drops) reasons.unshift([`unread at ${one.endpoint}`, `${number(one.kernel_drops)} datagrams dropped by the kernel`, "", "bad"]);
+  }
+  $("lost").hidden = reasons.length === 0;
+  fill($("reasons"), reasons);
+}
+
+// === The chart ===
+
+let seconds = [];
+let minutes = [];
+let intervalS = 10;
+let reading = null;
+
+const pointsOf = (far) => (far > HISTORY_SECONDS ? minutes : seconds);
+
+// Rates between points that are at least a send interval apart: within it, what is sent comes in needles.
+function steps(far) {
+  const points = pointsOf(far);
+  const apart = Math.max(far / 180, intervalS) * 1000;
+  const found = [];
+  let then = points[0];
+  for (const point of points) {
+    if (point[0] - then[0] < apart) continue;
+    const span = (point[0] - then[0]) / 1000;
+    found.push({ at: point[0] / 1000, received: Math.max(0, point[1] - then[1]) / span, delivered: Math.max(0, point[2] - then[2]) / span });
+    then = point;
+  }
+  return found;
+}
+
+function niceTop(most) {
+  const base = 10 ** Math.floor(Math.log10(Math.max(1, most)));
+  return [1, 2, 5, 10].map((n) => n * base).find((n) => n >= most) ?? 10 * base;
+}
+
+function showChart(now) {
+  const far = Number(document.querySelector("input[name=span]:checked").value);
+  const all = steps(far).filter((step) => step.at >= now - far);
+  // Drawn in the size in which it stands, so that its words can be read on a phone.
+  const [wide, high, left, bottom] = [Math.max(280, $("chart").clientWidth), 230, 64, 24];
+  const ticks = wide < 500 ? 2 : 4;
+  const top = niceTop(Math.max(1, ...all.map((step) => Math.max(step.received, step.delivered))));
+  const x = (at) => left + ((at - (now - far)) / far) * (wide - left - 8);
+  const y = (value) => 8 + (1 - value / top) * (high - bottom - 8);
+  const last = all.at(-1);
+  const label = last ? `received ${rate(last.received)}, delivered ${rate(last.delivered)} of late` : "nothing to draw yet";
+  const svg = drawn("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": label });
+  for (const value of [0, top / 2, top]) {
+    svg.append(drawn("line", { class: "grid", x1: left, x2: wide - 8, y1: y(value), y2: y(value) }));
+    svg.append(drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, rate(value)));
+  }
+  for (let i = 0; i <= ticks; i += 1) {
+    const at = now - far + (far * i) / ticks;
+    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, now)));
+  }
+  const line = (key) => all.map((step, i) => `${i ? "L" : "M"}${x(step.at).toFixed(1)} ${y(step[key]).toFixed(1)}`).join("");
+  if (all.length > 1) {
+    const back = [...all].reverse().map((step) => `L${x(step.at).toFixed(1)} ${y(Math.min(step.delivered, step.received)).toFixed(1)}`).join("");
+    svg.append(drawn("path", { class: "gap", d: `${line("received")}${back}Z` }));
+    svg.append(drawn("path", { class: "in", d: line("received") }), drawn("path", { class: "out", d: line("delivered") }));
+  }
+  svg.addEventListener("pointermove", (event) => {
+    const box = svg.getBoundingClientRect();
+    reading = now - far + far * ((((event.clientX - box.left) / box.width) * wide - left) / (wide - left - 8));
+    read(all, now);
+  });
+  svg.addEventListener("pointerleave", () => { reading = null; read(all, now); });
+  $("chart").replaceChildren(svg);
+  read(all, now);
+}
+
+function read(all, now) {
+  const near = reading === null ? all.at(-1) : all.reduce((best, step) => (!best || Math.abs(step.at - reading) < Math.abs(best.at - reading) ? step : best), null);
+  if (!near) { say("reading", "The first figures come after a send interval."); return; }
+  const behind = near.received - near.delivered;
+  $("reading").replaceChildren(
+    `${clock(near.at, now)}: `, element("span", `— received ${rate(near.received)}`, { class: "key-in" }), "  ",
+    element("span", `- - delivered ${rate(near.delivered)}`, { class: "key-out" }),
+    behind > near.received / 50 ? `, ${rate(behind)} kept` : "",
   );
 }
 
-// === The page ===
+// === The spool, the last day ===
 
-function showHealth(view) {
-  const health = $("health");
-  const wrong = view.wrong;
-  const closed = !view.forwarder.gate.open;
-  health.className = wrong.length || closed ? "bad" : "good";
-  health.textContent = wrong.length
-    ? wrong.join("; ")
-    : closed
-      ? `Blueflood does not take metrics (${view.forwarder.gate.cause}): they are kept`
-      : `all is well, up for ${duration(view.uptime_s)}`;
+function showSpool(view, now) {
+  const s = view.spool;
+  $("gauge").value = s.bytes_max ? Math.min(1, s.used_bytes / s.bytes_max) : 0;
+  const until = view.verdict.until ? `; lasts until ${clock(view.verdict.until.time, now)}` : "";
+  say("gauge-words", `${bytes(s.used_bytes)} of ${bytes(s.bytes_max)}${until}`);
+  const rows = [
+    ["oldest datapoint", s.oldest_time ? ago(s.oldest_time, now) : "none: nothing waits", "How long the oldest datapoint has been waiting."],
+    ["dead letters", bytes(s.dead_letter_bytes), "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
+  ];
+  if (s.blocked) rows.unshift(["takes nothing", s.blocked, "", "bad"]);
+  if (s.disk_full) rows.unshift(["disk", s.disk_full === true ? "full" : String(s.disk_full), "", "bad"]);
+  if (s.amiss) rows.unshift(["amiss", String(s.amiss), "", "bad"]);
+  fill($("spool"), rows);
 }
 
-function showFlow(view, speed) {
-  const connections = view.listeners.reduce((sum, one) => sum + one.connections, 0);
-  $("version").textContent = view.version;
-  $("flow-listeners").textContent = count(connections, "connection");
-  $("flow-collector").textContent = `${number(view.datapoints.in_hand)} in hand`;
-  $("flow-spool").textContent = `${number(view.datapoints.in_spool)} kept`;
-  const gate = view.forwarder.gate;
-  $("flow-blueflood").textContent = gate.open ? "takes metrics" : `down: ${gate.cause}`;
-  $("flow-blueflood").className = gate.open ? "good" : "bad";
-  $("rate-received").textContent = `${rate(speed.received)}/s`;
-  $("rate-stored").textContent = `${rate(speed.stored)}/s`;
-  $("rate-delivered").textContent = `${rate(speed.delivered)}/s`;
+const STATES = ["well", "losing", "keeping", "wrong"];
 
-  const d = view.datapoints;
-  const law = $("law");
-  law.textContent =
-    `received ${number(d.received)} = skipped ${number(d.skipped)} + buffered ${number(d.buffered)} + ` +
-    `delivered ${number(d.delivered)} + refused ${number(d.refused)} + dropped ${number(d.dropped)} ` +
-    `(unaccounted ${number(d.unaccounted)})`;
-  law.className = d.unaccounted === 0 ? "" : "bad";
+function showStrip(now) {
+  const svg = drawn("svg", { viewBox: "0 0 1440 40", preserveAspectRatio: "none", role: "img" });
+  svg.append(drawn("rect", { class: "none", x: 0, y: 0, width: 1440, height: 40 }));
+  const from = Math.floor(now / 60) - 1439;
+  const spent = {};
+  // Minutes of one kind side by side are one piece.
+  let piece = null;
+  for (const [ms, , , , state] of minutes) {
+    const at = Math.floor(ms / 60000) - from;
+    const name = STATES[state];
+    if (at < 0) continue;
+    spent[name] = (spent[name] ?? 0) + 1;
+    if (piece?.name === name && piece.end === at) piece.end = at + 1;
+    else {
+      if (piece) svg.append(drawn("rect", { class: piece.name, x: piece.begin, y: 0, width: piece.end - piece.begin, height: 40 }));
+      piece = { name, begin: at, end: at + 1 };
+    }
+  }
+  if (piece) svg.append(drawn("rect", { class: piece.name, x: piece.begin, y: 0, width: piece.end - piece.begin, height: 40 }));
+  const words = STATES.filter((name) => spent[name]).map((name) => `${name} ${duration(spent[name] * 60)}`).join(", ");
+  svg.setAttribute("aria-label", words || "nothing yet");
+  $("strip").replaceChildren(svg);
+  say("strip-words", words ? `${words}; grey: not running, or not known` : "the first minute is not over yet");
 }
 
-function showListeners(view, speed) {
+function showDelays(view) {
+  const spread = (one) => (one && one.p50 !== null ? `half within ${one.p50} s, 99 % within ${one.p99 ?? "more than a day"} s` : "none yet");
+  fill($("delays"), [
+    ["delay", spread(view.figures.delivery_delay_seconds), "From receipt to delivery, by datapoint, since the start."],
+    ["answers", spread(view.figures.answer_seconds), "How long Blueflood takes for an answer, since the start."],
+  ]);
+}
+
+// === The rest ===
+
+let before = null;
+
+function showListeners(view, now) {
+  const then = before ?? view;
+  const span = (view.time_ms - then.time_ms) / 1000;
+  const names = ["endpoint", "protocol", "connections", "per second", "datapoints", "last", "malformed"];
   const rows = view.listeners.map((one) => {
     const row = document.createElement("tr");
     const malformed = Object.entries(one.malformed).map(([reason, bad]) =>
-      `${reason}: ${number(bad.count)}` + (bad.last ? `, the last from ${bad.last.peer}: ${bad.last.sample}` : ""),
+      `${reason}: ${number(bad.count)}` + (bad.last ? `, the last from ${bad.last.peer}: ${bad.last.sample.slice(0, 120)}` : ""),
     );
-    if (one.kernel_drops) malformed.push(`dropped by the kernel: ${number(one.kernel_drops)}`);
-    const cells = [one.endpoint, one.protocol, number(one.connections), rate(speed.listeners[one.endpoint]), number(one.datapoints), malformed.join("; ") || "none"];
-    row.append(...cells.map((text) => element("td", text)));
-    row.firstChild.className = "name";
+    const was = then.listeners.find((other) => other.endpoint === one.endpoint) ?? one;
+    const speed = span > 0 ? rate(Math.max(0, one.datapoints - was.datapoints) / span) : "…";
+    const cells = [one.endpoint, one.protocol, number(one.connections), speed, number(one.datapoints), ago(one.last_received, now, "not since the start"), malformed.join("; ") || "none"];
+    row.append(...cells.map((text, i) => element("td", text, { "data-name": names[i] })));
     return row;
   });
   $("listeners").replaceChildren(...rows);
+  // Averaged over ten seconds and more: senders come in bursts.
+  if (!before || span >= 20) before = view;
 }
 
-function showForwarder(view, now) {
+function showRest(view, now) {
   const f = view.forwarder;
   fill($("forwarder"), [
-    ["gate", f.gate.open ? "open" : `closed: ${f.gate.cause}; next try in ${duration(f.gate.next_try_in_s)}`, "Whether requests may leave. A failure closes it; after a pause one request probes.", f.gate.open ? "good" : "bad"],
+    ["gate", f.gate.open ? "open" : `closed: ${f.gate.cause}; next try in ${duration(f.gate.next_try_in_s)}`, "Whether requests may leave. A failure closes it; after a pause one request probes."],
     ["in flight", `${f.in_flight} of ${f.concurrency}`, "Requests under way, and how many may be at once now."],
     ["set aside", number(f.set_aside), "Payloads that wait by themselves for another try."],
     ["requests", `${number(f.posts)}, of them ${number(f.retries)} again`, "Requests that came to an end, and how many were a second or later try."],
@@ -188,72 +306,50 @@ function showForwarder(view, now) {
     ["last success", ago(f.last_success, now), "When Blueflood last took a payload."],
     ["last error", f.last_error ? `${f.last_error.text}, ${ago(f.last_error.time, now)}` : "none", "The last answer that was none, or no good one."],
   ]);
-}
-
-function showSpool(view, now, speed) {
-  const s = view.spool;
-  const growth = speed.stored - speed.delivered;
-  const perRow = view.datapoints.in_spool > 0 ? s.used_bytes / view.datapoints.in_spool : NaN;
-  const full = growth > 0 ? (s.bytes_max - s.used_bytes) / (growth * perRow) : Infinity;
-  const caughtUp = growth < 0 ? view.datapoints.in_spool / -growth : view.datapoints.in_spool === 0 ? 0 : Infinity;
-  fill($("spool"), [
-    ["in use", `${bytes(s.used_bytes)} of ${bytes(s.bytes_max)}`, "Bytes of the file in use, and its cap (--spool_max)."],
-    ["oldest", ago(s.oldest_time, now).replace("never", "nothing waits"), "How long the oldest datapoint has been waiting."],
-    ["full in", duration(full), "At the rates of this second."],
-    ["caught up in", duration(caughtUp), "At the rates of this second."],
-    ["blocked", s.blocked ?? "no", "Why it takes nothing now, so that senders wait.", s.blocked ? "bad" : ""],
-    ["dead letters", bytes(s.dead_letter_bytes), "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
-  ]);
-}
-
-function showKeystone(view) {
   const k = view.keystone;
   $("keystone-section").hidden = !k;
-  if (k) fill($("keystone"), Object.entries(k).map(([name, value]) => [name.replaceAll("_", " "), String(value ?? "none"), "From KeystoneAuth, which renews the token."]));
-}
-
-// The last of what Blueflood refused for a reason, or of what an endpoint skipped.
-function lastOf(view, place, reason) {
-  const now = view.time_ms / 1000;
-  if (place === "refused") {
-    const last = view.last_refused[reason];
-    return last ? `, the last ${ago(last.time, now)}: ${last.row} (${last.message})` : "";
-  }
-  const samples = view.listeners.flatMap((one) => one[place]?.[reason]?.last ? [{ ...one[place][reason].last, endpoint: one.endpoint }] : []);
-  const last = samples.sort((a, b) => a.time - b.time).at(-1);
-  return last ? `, the last ${ago(last.time, now)} at ${last.endpoint} from ${last.peer}: ${last.sample}` : "";
-}
-
-function showRest(view) {
+  if (k) fill($("keystone"), [
+    ["state", k.state], ["token", k.expires_in_s === null ? "none" : `expires in ${duration(k.expires_in_s)}`],
+    ["renewals", number(k.renewals)], ["failures", number(k.failures)], ["last error", k.last_error ?? "none"],
+  ]);
   fill($("actors"), Object.entries(view.actors).map(([name, a]) =>
-    [name.replace("listener ", ""), `${a.answers ? "answers" : "does not answer"}, ${count(a.restarts, "restart")}`, "An actor that stops or panics is started again, and loses nothing.", a.answers ? "" : "bad"]));
-  const reasons = ["refused", "skipped", "dropped", "malformed"].flatMap((place) =>
-    Object.entries(view[place]).map(([reason, n]) => [`${place}: ${reason}`, number(n) + lastOf(view, place, reason), `See "Where each datapoint is" in the README for ${place}.`]));
-  fill($("reasons"), reasons.length ? reasons : [["none", "", "Everything that came could be forwarded."]]);
+    [name, `${a.answers ? "answers" : "does not answer"}, ${count(a.restarts, "restart")}`, "", a.answers ? "" : "bad"]));
+  if ($("figures").parentElement.open) {
+    fill($("figures"), Object.entries(view.figures).map(([name, value]) =>
+      [name, value !== null && typeof value === "object" ? Object.entries(value).map(([of, n]) => `${of} ${n ?? "–"}`).join(", ") : String(value)]));
+  }
 }
 
 function showSettings(settings) {
-  const rows = settings.map((one) => {
+  $("settings").replaceChildren(...settings.map((one) => {
     const row = document.createElement("tr");
     row.append(...[one.key, one.value, one.origin].map((text) => element("td", text)));
     return row;
-  });
-  $("settings").replaceChildren(...rows);
+  }));
 }
 
 function show(view) {
-  const speed = rates(view);
   const now = view.time_ms / 1000;
-  history.push([view.time_ms, view.datapoints.received, view.datapoints.delivered, view.datapoints.buffered]);
-  history = history.slice(-HISTORY_SECONDS);
-  showHealth(view);
-  showFlow(view, speed);
-  showListeners(view, speed);
-  showForwarder(view, now);
-  showSpool(view, now, speed);
-  showKeystone(view);
-  showRest(view);
-  plots();
+  const d = view.datapoints;
+  lastNow = now;
+  intervalS = view.interval_s ?? 10;
+  const point = [view.time_ms, d.received, d.delivered, d.buffered, STATES.indexOf(view.verdict.condition)];
+  seconds = [...seconds, point].slice(-HISTORY_SECONDS);
+  if (!minutes.length || view.time_ms - minutes.at(-1)[0] >= 60000) minutes = [...minutes, point].slice(-1440);
+  showVerdict(view, now);
+  showLost(view, now);
+  say("rates", view.rates ? `received ${rate(view.rates.received)}, delivered ${rate(view.rates.delivered)}, over the last ${duration(view.rates.over_s)}` : "");
+  say("law",
+    `received ${number(d.received)} = skipped ${number(d.skipped)} + buffered ${number(d.buffered)} + ` +
+    `delivered ${number(d.delivered)} + refused ${number(d.refused)} + dropped ${number(d.dropped)} ` +
+    `(unaccounted ${number(d.unaccounted)})`);
+  $("law").className = d.unaccounted === 0 ? "" : "bad";
+  showChart(now);
+  showSpool(view, now);
+  showStrip(now);
+  showDelays(view);
+  showListeners(view, now);
+  showRest(view, now);
   document.body.dataset.updates = String(Number(document.body.dataset.updates ?? 0) + 1);
 }
 
@@ -279,20 +375,18 @@ function offerHelp() {
   document.addEventListener("focusin", reveal);
   document.addEventListener("focusout", conceal);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") conceal(); });
-  document.querySelectorAll("[data-help]").forEach((one) => one.setAttribute("tabindex", "0"));
 }
 
 async function start() {
   offerHelp();
   const asJson = async (path) => (await fetch(path)).json();
-  history = (await asJson("/history")).points;
+  const history = await asJson("/history");
+  seconds = history.points;
+  minutes = history.minutes;
   showSettings((await asJson("/settings")).settings);
   const events = new EventSource("/events");
   events.onmessage = (event) => show(JSON.parse(event.data));
-  events.onerror = () => {
-    $("health").className = "bad";
-    $("health").textContent = "the daemon does not answer: trying again";
-  };
+  events.onerror = showGone;
 }
 
-start().catch((error) => { $("health").className = "bad"; $("health").textContent = `this page failed: ${error}`; });
+start().catch((error) => { showGone(); say("health", `this page failed: ${error}`); });
