@@ -333,7 +333,10 @@ fn a_stranger_is_named_with_what_to_change_counted_once_and_stores_nothing() {
         // Whoever is turned away may be so before all of it is written.
         let _ = daemon.connect().write_all(bytes);
         daemon.expect_count(&format!("/malformed/{reason}"), 1);
-        let turned_away = daemon.log().into_iter().find(|line| line["reason"] == *reason).expect(reason);
+        // It is counted before it is said.
+        let said = || daemon.log().into_iter().find(|line| line["reason"] == *reason);
+        assert!(until(|| said().is_some()), "{reason}: {:#?}", daemon.log());
+        let turned_away = said().unwrap();
         assert!(turned_away["cause"].as_str().unwrap().contains(advice), "{turned_away}");
     }
     daemon.send_datagram(STRANGERS[0].0);
@@ -403,6 +406,8 @@ fn more_senders_than_connections_wait_and_lose_nothing() {
 fn each_endpoint_speaks_its_own_protocol() {
     let world = World::new();
     let daemon = world.daemon(&[
+        "--protocol",
+        "pickle",
         "--endpoint",
         "tcp:port=0:interface=127.0.0.1",
         "--endpoint",
