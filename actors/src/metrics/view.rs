@@ -167,7 +167,7 @@ impl View {
                 "in_hand": open,
                 "held": held,
                 "in_spool": spooled,
-                "unconfirmed": self.ledger.unconfirmed,
+                "acknowledged": self.ledger.acknowledged(),
                 "names_replaced": self.ledger.names_replaced,
             },
             "malformed": malformed,
@@ -297,10 +297,10 @@ impl View {
             ledger.unaccounted(),
         );
         page.one(
-            "datapoints_unconfirmed_total",
-            "counter",
-            "Datapoints delivered on a 202 only.",
-            ledger.unconfirmed,
+            "datapoints_acknowledged",
+            "gauge",
+            "Of those buffered, the ones that Blueflood acknowledged, and that were not read back yet.",
+            ledger.acknowledged(),
         );
         page.by_reason(
             "malformed_total",

@@ -1,6 +1,7 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
 
+mod acknowledged;
 mod fresh;
 mod incoming;
 mod outgoing;
@@ -13,7 +14,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use self::fresh::{Fresh, Kept};
+use self::{
+    acknowledged::Acknowledged,
+    fresh::{Fresh, Kept},
+};
 use super::{
     Ask, Batch, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError, Status,
     WhenFull,
@@ -92,6 +96,8 @@ pub(super) struct Worker {
     fresh: Fresh,
     /// What waits, and what is leased.
     queue: Queue,
+    /// What waits to be read back.
+    acknowledged: Acknowledged,
     /// The bounds that were asked with last.
     bounds: Bounds,
     /// Since when something is due, and nothing has been leased.
@@ -143,6 +149,10 @@ struct After {
     added: Vec<Added>,
     /// Chunks whose way has ended.
     settled: Vec<ChunkId>,
+    /// Chunks that Blueflood acknowledged, in groups, and whether each row of them is to be looked for.
+    acknowledged: Vec<(Vec<Meta>, bool)>,
+    /// Of those that were acknowledged, the ones that wait again.
+    waits_again: Vec<ChunkId>,
     /// Series of which a row passed.
     passed: Vec<Arc<[u8]>>,
     /// Series of which a row was proven bad.
@@ -197,6 +207,7 @@ impl Worker {
             refused: BTreeMap::new(),
             fresh: Fresh::default(),
             queue,
+            acknowledged: Acknowledged::default(),
             bounds: Bounds { rows_max: u32::MAX, bytes_max: usize::MAX },
             due_since: None,
             audit_at: Instant::now() + AUDIT_EVERY,
@@ -213,6 +224,7 @@ impl Worker {
         let written = worker.written.clone();
         worker.ledger.change(|ledger| *ledger = written);
         worker.queue.forget(worker.last_id);
+        worker.acknowledged = Acknowledged::of_file(worker.store.acknowledged().unwrap_or_default());
         worker.refused = worker.store.last_dead_letters().unwrap_or_default();
         if let Some(salvage) = salvage {
             (worker.say)(Notice::Salvaged(salvage));
@@ -279,6 +291,21 @@ impl Worker {
                 Request::Load(chunks, reply) => {
                     self.settle_all(&mut settles);
                     let _ = reply.send(self.read(|worker| worker.load(&chunks)));
+                }
+                Request::Looks(ask, reply) => {
+                    self.settle_all(&mut settles);
+                    let _ = reply.send(Ok(self.hand_out(&ask)));
+                }
+                Request::Confirm(group, confirmed, reply) => {
+                    let _ = reply.send(self.confirm(group, &confirmed));
+                }
+                Request::GiveBack(reply) => {
+                    self.settle_all(&mut settles);
+                    let _ = reply.send(self.give_back());
+                }
+                Request::TakeStock(reply) => {
+                    self.take_stock();
+                    let _ = reply.send(Ok(()));
                 }
                 Request::Configure(policy, reply) => {
                     self.options.policy = policy;
@@ -380,6 +407,18 @@ impl Worker {
         for id in after.settled {
             self.queue.settled(id);
             self.fresh.remove(id);
+            self.acknowledged.remove(id);
+        }
+        for (metas, whole) in after.acknowledged {
+            for meta in &metas {
+                self.queue.settled(meta.id);
+                self.fresh.set_acknowledged(meta.id, Some(whole));
+            }
+            self.acknowledged.add(metas, whole);
+        }
+        for id in after.waits_again {
+            self.fresh.set_acknowledged(id, None);
+            self.acknowledged.remove(id);
         }
         after.passed.iter().for_each(|series| self.queue.passed(series));
         after.refused_series.iter().for_each(|series| self.queue.refused(series, self.last_id));
@@ -435,8 +474,12 @@ impl Worker {
         };
         // What the file has, or should have: the ledger, but for what is in memory only.
         let mut ledger = self.ledger.snapshot();
+        let held_acknowledged = std::mem::take(&mut ledger.held_acknowledged);
         let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
-        ledger.received = ledger.received.saturating_sub(in_memory);
+        ledger.received = ledger.received.saturating_sub(in_memory.saturating_add(held_acknowledged));
+        // What was acknowledged is sent again: what is known of it lies in the file too.
+        let acknowledged = std::mem::take(&mut ledger.acknowledged);
+        ledger.spooled = ledger.spooled.saturating_add(acknowledged);
         let spooled = ledger.spooled;
         let known = Known { ledger, last_id: self.last_id };
         match open::set_aside(&path, self.options.sync, SystemTime::now(), error.to_string(), Some(known)) {
@@ -446,6 +489,11 @@ impl Worker {
                 self.read_counts();
                 self.fresh.renumber(Instant::now(), &mut self.last_id);
                 self.queue.forget(self.last_id);
+                self.acknowledged = Acknowledged::default();
+                let mut tally = Tally::default();
+                tally.add(Where::Acknowledged, Where::Spooled, acknowledged);
+                tally.add(Where::HeldAcknowledged, Where::Held, held_acknowledged);
+                self.ledger.change(|ledger| ledger.apply(&tally));
                 // Others have counted meanwhile, so the ledger is changed by what the salvage changed, and never set.
                 let salvaged = self.written.spooled;
                 let mut tally = Tally::default();
@@ -476,6 +524,7 @@ impl Worker {
             dead_letter_bytes: self.dead_letter_bytes,
             blocked: self.blocked.clone(),
             due_since: self.due_since,
+            acknowledged_since: self.acknowledged.since(),
             waits: waiting.any,
             series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),
             audit_failures: self.audit_failures,

@@ -54,8 +54,6 @@ struct Parcel {
     tries: u32,
     sent_at: Now,
     not_before: Now,
-    /// How often it was answered with 202.
-    unconfirmed: u32,
     /// Whether this try already asked for a new token.
     renewed: bool,
     /// Whether its last failure may come of its size.
@@ -75,7 +73,6 @@ impl Parcel {
             tries: 0,
             sent_at: now,
             not_before: now,
-            unconfirmed: 0,
             renewed: false,
             may_be_size: false,
             root: None,
@@ -185,6 +182,8 @@ pub struct Outbox {
     tried: u64,
     misconfigured: Option<String>,
     draining: bool,
+    /// See [`Standing`].
+    standing: Standing,
 }
 
 impl Outbox {
@@ -213,6 +212,7 @@ impl Outbox {
             tried: 0,
             misconfigured: None,
             draining: false,
+            standing: Standing::default(),
         }
     }
 
@@ -271,6 +271,7 @@ impl Outbox {
                 self.gate.configure(limits.in_flight_max, limits.backoff);
                 self.may_be_due = true;
             }
+            Event::Standing(standing) => (self.standing, self.may_be_due) = (standing, true),
             Event::Tick => {
                 self.may_be_due = true;
                 self.relearn(now);
@@ -299,7 +300,8 @@ impl Outbox {
             && !self.waiting.any
             && !self.may_be_due
             && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
-        !busy && (nothing_left || (keeps && !self.gate.is_open()))
+        let closed = !self.gate.is_open() || self.standing.doubt.is_some();
+        !busy && (nothing_left || (keeps && closed))
     }
 
     /// Whether it asks the spool for something that is not answered yet.
@@ -315,10 +317,14 @@ impl Outbox {
             set_aside: self.aside.len(),
             retries: self.retries,
             trials: self.tried,
-            closed: self.gate.closed().map(|(until, cause)| (until, cause.to_owned())),
+            closed: match (self.gate.closed(), &self.standing.doubt) {
+                (Some((until, cause)), _) => Some((until, cause.to_owned())),
+                (None, doubt) => doubt.clone().map(|doubt| (Duration::ZERO, doubt)),
+            },
             misconfigured: self.misconfigured.clone(),
             payload_bytes_max: self.payload_bytes_max(),
             has_free_slot: self.gate.is_open()
+                && !self.standing.holds
                 && self.busy() < self.gate.slots_when_open()
                 && self.settling.len() < SETTLING_MAX,
         }
@@ -370,6 +376,9 @@ impl Outbox {
                 self.aside.iter().max_by(|(_, a), (_, b)| a.evidence.doubt().total_cmp(&b.evidence.doubt()));
             let Some(id) = mildest.map(|(&id, _)| id) else { break };
             self.aside.remove(&id);
+        }
+        if self.standing.holds {
+            return;
         }
         if self.examination.is_some() {
             self.examine(turn);
@@ -457,6 +466,9 @@ impl Outbox {
         self.waiting = waiting;
         self.may_be_due = waiting.due;
         for Leased { chunks, apart } in payloads {
+            if self.standing.holds {
+                continue; // dropped, it waits in the spool again
+            }
             let (id, parcel) = (self.new_id(), Parcel::new(chunks, apart, turn.now));
             if self.examination.is_none() && self.gate.wants_trial() && parcel.rows() > 1 {
                 self.aside.insert(id, parcel);
@@ -480,7 +492,7 @@ impl Outbox {
     }
 
     fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
-        if parcel.tries > 0 || parcel.unconfirmed > 0 {
+        if parcel.tries > 0 {
             self.retries = self.retries.saturating_add(1);
         }
         parcel.sent_at = turn.now;
@@ -502,9 +514,7 @@ impl Outbox {
     }
 
     fn wait_no_longer(&mut self, now: Now) {
-        for parcel in
-            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0)
-        {
+        for parcel in self.aside.values_mut().filter(|parcel| parcel.root.is_none()) {
             parcel.not_before = parcel.not_before.min(now);
         }
     }
