@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::Arbiter;
 use actors::collector::{self, Collector, Hand};
+use actors::confirmer::{self, Confirmer};
 use actors::core::endpoint::{Endpoint, Transport};
 use actors::core::ledger::{Ledger, sum};
 use actors::core::protocol::Protocol;
@@ -107,6 +108,8 @@ pub(super) struct Crew {
     collector: Supervised<Collector>,
     forwarder: Supervised<Forwarder>,
     forwarder_status: forwarder::SharedStatus,
+    confirmer: Supervised<Confirmer>,
+    confirming: confirmer::Shared,
     keystone: Option<Keystone>,
     /// None only while the crew is made: they show the rest of it.
     figures: Option<Figures>,
@@ -142,6 +145,7 @@ impl Crew {
         let log = ground.log.clone();
         let (stop, stopped) = watch::channel(false);
         let forwarder_status = forwarder::SharedStatus::default();
+        let confirming = confirmer::Shared::default();
         let hand = Hand::default();
 
         let keystone =
@@ -153,8 +157,13 @@ impl Crew {
             });
         let forwarder = {
             let options = options::forwarder(settings, auth(keystone.as_ref()), tls.clone());
-            let make = make_forwarder(options, &ground, &forwarder_status);
+            let make = make_forwarder(options, &ground, &forwarder_status, &confirming);
             Supervised::start("forwarder", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
+        };
+        let confirmer = {
+            let options = options::confirmer(settings, auth(keystone.as_ref()), tls.clone());
+            let make = make_confirmer(options, &ground, &confirming);
+            Supervised::start("confirmer", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
         };
         let collector = {
             let make = make_collector(options::collector(settings), &hand, &forwarder);
@@ -182,6 +191,8 @@ impl Crew {
             collector,
             forwarder,
             forwarder_status,
+            confirmer,
+            confirming,
             keystone,
             figures: None,
             hand,
@@ -237,8 +248,11 @@ impl Crew {
             keystone.options = options;
         }
         let options = options::forwarder(settings, auth(self.keystone.as_ref()), tls.clone());
-        let make = make_forwarder(options.clone(), &self.ground, &self.forwarder_status);
+        let make = make_forwarder(options.clone(), &self.ground, &self.forwarder_status, &self.confirming);
         self.forwarder.configure(make, forwarder::Configure(options));
+        let options = options::confirmer(settings, auth(self.keystone.as_ref()), tls.clone());
+        let make = make_confirmer(options.clone(), &self.ground, &self.confirming);
+        self.confirmer.configure(make, confirmer::Configure(options));
         let options = options::collector(settings);
         let make = make_collector(options, &self.hand, &self.forwarder);
         self.collector.configure(make, collector::Configure(options));
@@ -273,13 +287,14 @@ impl Crew {
     }
 
     fn sources(&self, settings: &Settings, shown: Value) -> Sources {
-        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
+        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals(), self.confirmer.vitals()];
         vitals.extend(self.keystone.iter().map(|keystone| keystone.actor.vitals()));
         vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
         vitals.extend(self.figures.iter().map(|figures| figures.metrics.vitals()));
         Sources {
             spool: self.ground.spool.clone(),
             forwarder: self.forwarder_status.clone(),
+            confirming: self.confirming.clone(),
             keystone: self.keystone.as_ref().map(|keystone| keystone.options.status.clone()),
             listeners: self.desks(),
             taps: self.common.taps.clone(),
@@ -326,8 +341,14 @@ impl Crew {
         if deliver.ask(|| forwarder::Drain(time_left)).await.is_err() {
             warn!(log, "nothing more can be delivered: the forwarder is gone");
         }
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        let confirm = self.confirmer.link();
+        if confirm.ask(|| confirmer::Drain(time_left)).await.is_err() {
+            warn!(log, "nothing more can be read back: the confirmer is gone");
+        }
         self.collector.let_go();
         self.forwarder.let_go();
+        self.confirmer.let_go();
         self.keystone.iter().for_each(|keystone| keystone.actor.let_go());
         self.figures.iter().for_each(|figures| figures.metrics.let_go());
         if let Err(error) = self.ground.spool.close().await {
@@ -373,9 +394,23 @@ fn make_forwarder(
     options: forwarder::Options,
     ground: &Ground,
     status: &forwarder::SharedStatus,
+    confirming: &confirmer::Shared,
 ) -> impl Fn(Lifeline) -> Forwarder + Clone + Send + 'static {
     let (spool, status, log) = (ground.spool.clone(), status.clone(), ground.log.clone());
-    move |line| Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone())
+    let confirming = confirming.clone();
+    move |line| {
+        let (status, confirming) = (status.clone(), confirming.clone());
+        Forwarder::new(line, options.clone(), spool.clone(), status, confirming, log.clone())
+    }
+}
+
+fn make_confirmer(
+    options: confirmer::Options,
+    ground: &Ground,
+    shared: &confirmer::Shared,
+) -> impl Fn(Lifeline) -> Confirmer + Clone + Send + 'static {
+    let (spool, shared, log) = (ground.spool.clone(), shared.clone(), ground.log.clone());
+    move |line| Confirmer::new(line, options.clone(), spool.clone(), shared.clone(), log.clone())
 }
 
 fn make_collector(

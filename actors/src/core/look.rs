@@ -41,7 +41,8 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(text: &'a [u8]) -> Option<Self> {
+    /// What is needed of a row.
+    pub fn of(text: &'a [u8]) -> Option<Self> {
         let number = |bytes: &[u8]| {
             let end = bytes.iter().position(|byte| !matches!(byte, b'-' | b'0'..=b'9'))?;
             std::str::from_utf8(bytes.get(..end)?).ok()?.parse::<i64>().ok()
