@@ -47,6 +47,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often it is asked whether there is a query side, where nobody said so.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
+/// The same in the first minutes: where a host was started with all that runs on it, Blueflood takes longer than we do.
+const ASK_EVERY_FIRST: Duration = Duration::from_secs(5);
+
+/// These first minutes.
+const FIRST: Duration = Duration::from_secs(300);
+
 /// How long a witness may take. In doubt the next one must not wait for long.
 const WITNESS_MAX: Duration = Duration::from_secs(5);
 
@@ -340,14 +346,13 @@ impl Confirmer {
             return;
         };
         self.asked_at = Some(Instant::now());
-        let (query, epoch) = (self.query(&url), self.epoch);
+        let query = self.query(&url);
         let is_there = async move { query.is_there().await };
         ctx.spawn(is_there.into_actor(self).map(move |is_there, confirmer, ctx| {
             let same = confirmer.options.side.url() == Some(url.as_str());
             if !same || !confirmer.has_to_ask() {
                 return;
             }
-            let _ = epoch;
             if is_there {
                 (confirmer.found, confirmer.gone) = (Some(true), 0);
             } else if confirmer.found != Some(true) {
@@ -365,6 +370,10 @@ impl Confirmer {
 
     fn apply_way(&mut self, ctx: &mut Context<Self>) {
         let way = self.way();
+        if self.said_way.is_none() && way == Way::Off {
+            // What was acknowledged before a restart nobody looks for any more.
+            self.give_back(ctx);
+        }
         if self.said_way != Some(way) {
             let url = self.options.side.url().unwrap_or("none").to_owned();
             match way {
@@ -391,7 +400,9 @@ impl Confirmer {
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let unsure = self.found != Some(true) || matches!(self.confirm.status().belief, Belief::No(_));
-        let is_time = self.asked_at.is_some_and(|at| at.elapsed() >= ASK_EVERY);
+        let first = self.clock.elapsed() < FIRST && self.found != Some(true);
+        let every = if first { ASK_EVERY_FIRST } else { ASK_EVERY };
+        let is_time = self.asked_at.is_some_and(|at| at.elapsed() >= every);
         if self.has_to_ask() && unsure && is_time {
             self.resolve(ctx);
         }

@@ -135,6 +135,17 @@ fn text(stats: &Value) -> Vec<String> {
             at(points, "/unaccounted")
         ),
     ];
+    lines.push(match at(stats, "/confirm/mode").as_str() {
+        // An older daemon says nothing of it, and reads nothing back.
+        None | Some("off") => {
+            "delivered  means acknowledged, not read back: see --query and --confirm".to_owned()
+        }
+        Some(mode) => format!(
+            "delivered  means confirmed ({mode}): {} acknowledged and not read back yet, {} sent again",
+            at(points, "/acknowledged"),
+            at(stats, "/confirm/resent")
+        ),
+    });
     for listener in at(stats, "/listeners").as_array().into_iter().flatten() {
         lines.push(format!(
             "listener   {} ({}): {} connections, {} datapoints",

@@ -46,6 +46,8 @@ pub struct Query {
     url: String,
     tenant: String,
     auth: Option<Auth>,
+    /// The token, where there is one and no other.
+    token: Option<Arc<Token>>,
 }
 
 impl Query {
@@ -53,7 +55,12 @@ impl Query {
     pub fn new(base: &str, tenant: &str, tls: Arc<ClientConfig>, auth: Option<Auth>) -> Self {
         let url = format!("{}/v2.0/{}/views", base.trim_end_matches('/'), escaped(tenant));
         let target = Target { tls, url: url.clone(), timeout: LOOK_MAX, concurrency: 4 };
-        Self { client: post::client(&target), url, tenant: tenant.to_owned(), auth }
+        Self { client: post::client(&target), url, tenant: tenant.to_owned(), auth, token: None }
+    }
+
+    /// With this token, and no other.
+    pub fn with_token(self, token: Option<Arc<Token>>) -> Self {
+        Self { token, ..self }
     }
 
     /// Whether something answers there as Blueflood's query side does. It costs nothing there.
@@ -93,7 +100,10 @@ impl Query {
     async fn ask(&self, url: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
         let mut refused = None;
         loop {
-            let token = token(self.auth.clone(), refused).await.map_err(|missing| missing.cause)?;
+            let token = match &self.token {
+                Some(token) => Some(token.clone()),
+                None => token(self.auth.clone(), refused).await.map_err(|missing| missing.cause)?,
+            };
             let (status, answer) = self.post(url, body.clone(), token.as_deref()).await?;
             match (status, token) {
                 (200, _) => return Ok(answer),
