@@ -8,6 +8,7 @@ pub mod query;
 
 use std::{
     collections::HashMap,
+    rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -195,6 +196,7 @@ pub struct Confirmer {
     /// Changes when what is under way means nothing any more.
     epoch: u64,
     groups: HashMap<GroupId, InHand>,
+    query: Option<Rc<Query>>,
     /// A row that was there: it tells whether reading works.
     control: Option<Rows>,
     /// Whether a query side was found; `None`: not asked yet.
@@ -226,6 +228,7 @@ impl Confirmer {
             confirm: Confirm::new(Way::Off),
             epoch: 0,
             groups: HashMap::new(),
+            query: None,
             control: None,
             found: None,
             asked_at: None,
@@ -246,8 +249,15 @@ impl Confirmer {
         self.clock.elapsed()
     }
 
-    fn query(&self, url: &str) -> Query {
-        Query::new(url, &self.options.rows.tenant, self.options.target.tls.clone(), self.options.auth.clone())
+    /// The query side, if there is one for us: one client, for its connections are used again.
+    fn query(&mut self) -> Option<Rc<Query>> {
+        let options = &self.options;
+        let url = options.side.url()?;
+        let make = || {
+            let (tls, auth) = (options.target.tls.clone(), options.auth.clone());
+            Rc::new(Query::new(url, &options.rows.tenant, tls, auth))
+        };
+        Some(self.query.get_or_insert_with(make).clone())
     }
 
     /// Tells the core, and does what it says.
@@ -341,16 +351,15 @@ impl Confirmer {
     }
 
     fn resolve(&mut self, ctx: &mut Context<Self>) {
-        let Some(url) = self.options.side.url().filter(|_| self.has_to_ask()).map(str::to_owned) else {
+        let Some(query) = self.query().filter(|_| self.has_to_ask()) else {
             self.apply_way(ctx);
             return;
         };
         self.asked_at = Some(Instant::now());
-        let query = self.query(&url);
+        let side = self.options.side.clone();
         let is_there = async move { query.is_there().await };
         ctx.spawn(is_there.into_actor(self).map(move |is_there, confirmer, ctx| {
-            let same = confirmer.options.side.url() == Some(url.as_str());
-            if !same || !confirmer.has_to_ask() {
+            if confirmer.options.side != side || !confirmer.has_to_ask() {
                 return;
             }
             if is_there {
@@ -437,9 +446,15 @@ impl Confirmer {
     }
 
     fn look(&mut self, group: GroupId, what: What, ctx: &mut Context<Self>) {
-        let Some(in_hand) = self.groups.get(&group) else { return };
-        let Some(url) = self.options.side.url() else { return };
-        let (query, epoch) = (self.query(url), self.epoch);
+        let query = self.query();
+        let Some((query, in_hand)) = query.zip(self.groups.get(&group)) else {
+            // Its slot must be free again, whatever the reason.
+            ctx.run_later(Duration::ZERO, move |confirmer, ctx| {
+                confirmer.event(Event::Looked { group, seen: Seen::NotLoaded }, ctx);
+            });
+            return;
+        };
+        let epoch = self.epoch;
         let (spool, chunks) = (self.spool.clone(), in_hand.chunks.clone());
         let absent = (what == What::Absent).then(|| in_hand.absent.clone());
         let control = self.control.clone();
@@ -524,7 +539,7 @@ impl Confirmer {
         let target =
             Target { timeout: WITNESS_MAX.min(self.options.target.timeout), ..self.options.target.clone() };
         let (auth, encoding, epoch) = (self.options.auth.clone(), self.options.encoding, self.epoch);
-        let query = self.options.side.url().filter(|_| read).map(|url| self.query(url));
+        let query = self.query().filter(|_| read);
         let probed = async move {
             let Some(row) = row else { return (Err("no witness can be made".to_owned()), None) };
             let took = send(&target, auth, encoding, row.clone()).await;
@@ -697,6 +712,7 @@ impl Handler<Configure> for Confirmer {
             (self.found, self.gone, self.control) = (None, 0, None);
         }
         self.options = options;
+        self.query = None;
         self.resolve(ctx);
         self.show();
     }

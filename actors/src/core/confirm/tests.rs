@@ -1,3 +1,5 @@
+//! The confirmer's core in a world of its own: a spool that is a map, and a store that comes, goes, and loses parts.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
