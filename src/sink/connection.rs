@@ -107,7 +107,8 @@ async fn request(client: &mut Reader, head: Head, shared: &Shared) -> io::Result
             shared.read(|state| {
                 let knows = state.knows(&tenant, &name);
                 let answer = || views::one(&state.store, &tenant, &name, routes::query(&head.target), &act);
-                views::instead(&act, &tenant, knows, false).unwrap_or_else(answer)
+                views::instead(&act, &tenant, routes::query(&head.target), knows, false)
+                    .unwrap_or_else(answer)
             })
         }
         Route::Views { tenant } => {
@@ -115,7 +116,7 @@ async fn request(client: &mut Reader, head: Head, shared: &Shared) -> io::Result
             let Some(act) = read_act(&body, shared).await else { return Ok(After::Open) };
             shared.read(|state| {
                 let answer = || views::many(&state.store, &tenant, routes::query(&head.target), &body, &act);
-                views::instead(&act, &tenant, false, true).unwrap_or_else(answer)
+                views::instead(&act, &tenant, routes::query(&head.target), false, true).unwrap_or_else(answer)
             })
         }
         Route::Plain(answer) => answer,

@@ -31,7 +31,15 @@ const RESOLUTIONS: [(&str, Option<i64>); 6] = [
 const NO_HOST: &str = "All host(s) tried for query failed (no host was tried)";
 
 /// The answer of a query side whose store is away, or that was told to answer so; none if it answers as ever.
-pub(super) fn instead(act: &Act, tenant: &str, name_is_known: bool, many: bool) -> Option<Answer> {
+pub(super) fn instead(
+    act: &Act,
+    tenant: &str,
+    query: Option<&str>,
+    name_is_known: bool,
+    many: bool,
+) -> Option<Answer> {
+    // What is asked wrongly is told so without a look into the store.
+    Query::parse(query).ok()?;
     match act {
         Act::Status(status, headers) => {
             let message = if *status == 500 { NO_HOST } else { "" };
