@@ -297,7 +297,6 @@ async fn reload(crew: &mut Crew, old: &Loaded, reread: Reread<'_>, log: &Log) ->
         let words: Vec<_> = changes.iter().map(|(_, words)| words.as_str()).collect();
         if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
     };
-    info!(logger, "the settings are read again"; "changed" => words(&now), "needs_a_restart" => words(&later));
     let shown = options::settings_shown(&new.effective);
     // The files of certificates may hold others now, though their names are the same.
     if new.settings.uses_tls() || now.iter().any(|(key, _)| *key != "log_level") {
@@ -305,6 +304,8 @@ async fn reload(crew: &mut Crew, old: &Loaded, reread: Reread<'_>, log: &Log) ->
     } else {
         crew.show(&new.settings, shown);
     }
+    // Not before: who reads it may send what the new settings are for.
+    info!(logger, "the settings are read again"; "changed" => words(&now), "needs_a_restart" => words(&later));
     Some(new)
 }
 
