@@ -72,7 +72,7 @@ fn send_bulk(daemon: &Daemon, times: u64) {
     }
 }
 
-const FULL: &str = "the disk of the spool is full";
+const FULL: &str = "the disk of the spool is full: it grows no more";
 const BLOCKED: &str = "the spool takes nothing for now";
 const TAKES: &str = "the spool takes metrics again";
 const FREE: &str = "the disk of the spool has room again";

@@ -486,7 +486,9 @@ impl Daemon {
 
     /// How many log lines contain these words.
     pub fn times_said(&self, words: &str) -> usize {
-        self.log().iter().filter(|line| line["msg"].as_str().is_some_and(|msg| msg.contains(words))).count()
+        // The verdict comes when a condition has held for seconds, and repeats the words of others.
+        let is_asked_for = |msg: &str| msg.contains(words) && !msg.starts_with("the verdict: ");
+        self.log().iter().filter(|line| line["msg"].as_str().is_some_and(is_asked_for)).count()
     }
 
     /// Sends two more lines, and waits until Blueflood has them and nothing is wrong any more.

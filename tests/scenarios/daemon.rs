@@ -110,7 +110,12 @@ impl Daemon {
 
     /// How many lines hold these words.
     pub fn times_said(&self, words: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|line| line.to_string().contains(words)).count()
+        // The verdict repeats the words of others.
+        let is_asked_for = |line: &&Value| {
+            let text = line.to_string();
+            text.contains(words) && !text.contains("\"the verdict: ")
+        };
+        self.log.lock().unwrap().iter().filter(is_asked_for).count()
     }
 
     pub fn has_ended(&mut self) -> bool {
