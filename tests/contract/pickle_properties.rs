@@ -88,7 +88,11 @@ fn number_of(value: &Value) -> Option<f64> {
         Value::F64(number) => Some(*number),
         Value::Bool(number) => Some((*number).into()),
         Value::Int(number) => number.to_string().parse().ok().filter(|number: &f64| number.is_finite()),
-        _ => std::str::from_utf8(text_of(value)?).ok()?.trim_ascii().parse().ok(),
+        // As Python's float() does it: the vertical tab is a blank too.
+        _ => {
+            let is_blank = |c: char| matches!(c, ' ' | '\t'..='\r');
+            std::str::from_utf8(text_of(value)?).ok()?.trim_matches(is_blank).parse().ok()
+        }
     }
 }
 
