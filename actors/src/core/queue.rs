@@ -242,6 +242,10 @@ impl Queue {
     }
 
     fn left(&mut self, meta: &Meta) {
+        debug_assert!(
+            self.rows >= meta.rows.into() && self.bytes >= meta.raw_bytes.into(),
+            "{meta:?} never waited"
+        );
         self.rows = self.rows.saturating_sub(meta.rows.into());
         self.bytes = self.bytes.saturating_sub(meta.raw_bytes.into());
         if let Some(count) = self.lanes.get_mut(&meta.lane) {
@@ -380,7 +384,8 @@ impl Queue {
     /// Leases a chunk that waits, or one that was just made.
     pub fn lease(&mut self, meta: Meta) -> Lease {
         self.wait_no_more(meta.id);
-        self.leased.insert(meta.id, meta);
+        let before = self.leased.insert(meta.id, meta);
+        debug_assert!(before.is_none(), "{meta:?} is leased twice");
         Lease { meta, returns: self.returns.clone() }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, QUIET, Refused, Root,
+    Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, Refused, Root,
     Settling, Trial, Turn, Who,
     evidence::{HALVE, PIECE, REFUSE, Witness},
     gate::{Failure, Touch},
@@ -442,10 +442,6 @@ impl Outbox {
             if learned.bytes >= self.limits.payload_bytes_max {
                 self.learned = None;
             }
-        }
-        if self.passed_at.is_some_and(|at| now.saturating_sub(at) >= QUIET * 12) {
-            // What is kept apart was not tried for lack of a pass; a minute of quiet is as good.
-            self.apart_saved = self.apart_saved.max(1.0);
         }
     }
 

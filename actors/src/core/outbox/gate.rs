@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | a failure that speaks of Blueflood only (refused connection, no name, no token) | closes at once |
 //! | a failure that a payload may have caused, three times with nothing that passed between | closes |
-//! | a 429 or 503 | concurrency falls, and POSTs leave at a pace a quarter ahead of what passes |
+//! | a 429 or 503 | POSTs leave at a pace a quarter ahead of what passes; the gate closes when nothing has passed for a while |
 //! | an answer that shows that Blueflood works | opens; concurrency and pace climb again |
 //!
 //! Closed, it lets one probe through after each pause. The pause grows with the failures, is drawn at random, and is not

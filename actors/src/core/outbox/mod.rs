@@ -230,6 +230,7 @@ impl Outbox {
         match event {
             Event::Poke => (self.may_be_due, self.poked) = (true, true),
             Event::Leased { asked, payloads, waiting } => {
+                debug_assert!(self.asked >= asked, "{asked} payloads come, {} were asked for", self.asked);
                 self.asked = self.asked.saturating_sub(asked);
                 self.leased(payloads, waiting, &mut turn);
             }
