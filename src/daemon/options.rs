@@ -24,6 +24,10 @@ use crate::settings::{CatchUp, Compress, Effective, Settings, SpoolFull, SpoolPl
 /// The longest first pause after a failure.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 
+/// How long batches wait for room in the spool's memory while Blueflood owes answers: many times what an answer takes, and too
+/// short for a sender to notice.
+const ROOM_WAIT: Duration = Duration::from_millis(20);
+
 /// Every effective setting as it may be shown to whoever reaches the stats port.
 pub(super) fn settings_shown(effective: &[Effective]) -> Value {
     let shown = |entry: &Effective| json!({ "key": entry.setting.key, "value": entry.setting.shown(&entry.text), "origin": entry.origin });
@@ -125,6 +129,7 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
         age_max: settings.max_age,
         dead_letter_bytes_max: settings.dead_letters_max,
         hold: settings.spool_hold,
+        room_wait: ROOM_WAIT,
         unwritten_max: settings.seal_interval,
     }
 }

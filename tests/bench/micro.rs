@@ -190,6 +190,7 @@ fn spool(c: &mut Criterion) {
                     age_max: None,
                     dead_letter_bytes_max: 1 << 20,
                     hold: Duration::ZERO,
+                    room_wait: Duration::ZERO,
                     unwritten_max: Duration::ZERO,
                 },
                 newest_first: false,

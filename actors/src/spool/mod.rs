@@ -123,6 +123,10 @@ pub struct Policy {
     /// How long a chunk may wait in memory for Blueflood's answer: one that is answered for in time is never written.
     /// With zero everything is written before it is sent.
     pub hold: Duration,
+    /// How long batches may wait for room in memory while Blueflood owes answers, which make that room. Without this pause
+    /// one moment in which nothing is answered would have everything written from then on: the writing keeps the
+    /// answers waiting.
+    pub room_wait: Duration,
     /// The longest that any row may wait for being written, counted from when it came.
     pub unwritten_max: Duration,
 }

@@ -54,6 +54,7 @@ impl World {
                 age_max: None,
                 dead_letter_bytes_max: 1 << 20,
                 hold: Duration::ZERO,
+                room_wait: Duration::ZERO,
                 unwritten_max: Duration::from_secs(3_600),
             },
             newest_first: false,

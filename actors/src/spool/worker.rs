@@ -94,6 +94,8 @@ pub(super) struct Worker {
     dead_letter_bytes: u64,
     /// Batches that wait for room.
     waiting: VecDeque<(Arc<Batch>, Reply<bool>)>,
+    /// Since when they wait for room in memory.
+    crowded_since: Option<Instant>,
     blocked: Option<String>,
     reserve: Option<Reserve>,
     /// The reserve is given up: until the disk has room for it again, the file does not grow.
@@ -148,6 +150,14 @@ struct Added {
     due: bool,
     /// The series that it is kept apart for.
     series: Option<Arc<[u8]>>,
+}
+
+/// Whether batches may wait for room in memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    MayCome,
+    /// No longer: they are taken at once.
+    Waited,
 }
 
 /// What one transaction leads to once it is committed.
@@ -210,6 +220,7 @@ impl Worker {
             status,
             dead_letter_bytes: 0,
             waiting: VecDeque::new(),
+            crowded_since: None,
             blocked: None,
             reserve,
             full: None,
@@ -275,7 +286,12 @@ impl Worker {
             if due.is_some_and(|due| now >= due) {
                 self.write_due();
             }
-            let wake_at = due.map_or(upkeep_at, |due| due.min(upkeep_at));
+            let crowded = self.crowded_until();
+            if crowded.is_some_and(|until| now >= until) {
+                self.crowded_since = None;
+                self.append_waiting(Room::Waited);
+            }
+            let wake_at = due.into_iter().chain(crowded).fold(upkeep_at, Instant::min);
             match inbox.recv_timeout(wake_at.saturating_duration_since(now)) {
                 Ok(first) => {
                     let group = std::iter::once(first).chain(inbox.try_iter()).take(GROUP_MAX).collect();
@@ -299,7 +315,7 @@ impl Worker {
                 Request::Settle(chunks, fate, reply) => settles.push((chunks, fate, reply)),
                 // What is read or leased must not be older than what was asked before it.
                 Request::Flush(reply) => {
-                    self.append_waiting();
+                    self.append_waiting(Room::Waited);
                     self.queue.flushed(self.last_id);
                     let _ = reply.send(Ok(()));
                 }
@@ -326,7 +342,7 @@ impl Worker {
                 }
                 Request::LastCall(reply) => {
                     self.last_call = true;
-                    self.append_waiting();
+                    self.append_waiting(Room::Waited);
                     let _ = reply.send(Ok(()));
                 }
                 Request::Reindex(why, reply) => {
@@ -336,18 +352,18 @@ impl Worker {
                 #[cfg(test)]
                 Request::Chunks(reply) => {
                     self.settle_all(&mut settles);
-                    self.append_waiting();
+                    self.append_waiting(Room::MayCome);
                     let _ = reply.send(self.read(Self::chunks));
                 }
                 Request::Close(reply) => close = Some(reply),
             }
         }
         self.settle_all(&mut settles);
-        self.append_waiting();
+        self.append_waiting(Room::MayCome);
         self.show_status();
         let Some(reply) = close else { return false };
         self.last_call = true;
-        self.append_waiting();
+        self.append_waiting(Room::Waited);
         self.write_held(|_| true);
         let written = self.write(|worker, after| worker.write_counts(after));
         self.say_dropped();

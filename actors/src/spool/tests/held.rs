@@ -88,6 +88,53 @@ fn what_does_not_fit_in_memory_is_written_and_nothing_is_lost() {
     assert_eq!((world.ledger().delivered, world.rows_on_disk()), (54_000, 0));
 }
 
+/// A world whose memory is full before all that is sent to it is in it; rows that are sent.
+fn crowded(room_wait: Duration) -> (World, u64) {
+    let world = World::new(|options| {
+        options.policy.hold = LONG;
+        options.policy.room_wait = room_wait;
+        options.encoding = Encoding::Plain;
+        options.policy.bytes_max = 1 << 30;
+    });
+    (world, 60 * 900)
+}
+
+#[test]
+fn what_does_not_fit_in_memory_waits_for_the_answers_that_make_room() {
+    let (world, rows_sent) = crowded(LONG);
+    let owed = world.append("owed", 1);
+    let lease = world.lease(1, 1);
+    let (spool, ledger) = (world.spool().clone(), world.spool().ledger().clone());
+    let sender = std::thread::spawn(move || {
+        for i in 0..60 {
+            ledger.change(|ledger| ledger.decoded(&Decoded { rows: 900, ..Decoded::default() }));
+            wait(spool.append(Arc::new(Batch::new(rows(&format!("s{i}"), 900), now_ms())))).unwrap();
+        }
+    });
+    let all_are_here = || world.ledger().delivered + world.ledger().held == rows_sent + 1;
+    while !all_are_here() {
+        world.expect("full", || world.spool().status().used_bytes >= 4 << 20 || all_are_here());
+        let answered: Vec<_> = world.metas().iter().map(|meta| meta.id).filter(|&id| id != owed.id).collect();
+        world.settle(&answered, DELIVERED);
+    }
+    sender.join().unwrap();
+    assert_eq!(world.rows_on_disk(), 0);
+    drop(lease);
+}
+
+#[test]
+fn what_waits_for_room_in_memory_is_written_if_no_answer_comes() {
+    let (world, rows_sent) = crowded(Duration::from_millis(20));
+    world.append("owed", 1);
+    let lease = world.lease(1, 1);
+    for i in 0..60 {
+        world.append(&format!("s{i}"), 900);
+    }
+    let ledger = world.ledger();
+    assert_eq!((ledger.spooled + ledger.held, ledger.spooled > 0), (rows_sent + 1, true), "{ledger:?}");
+    drop(lease);
+}
+
 #[test]
 fn a_full_spool_that_blocks_takes_no_more_into_memory_than_there_is_room_for() {
     let world = World::new(|options| {
@@ -128,6 +175,7 @@ fn holding_may_be_turned_off_while_chunks_are_held() {
         age_max: None,
         dead_letter_bytes_max: 0,
         hold: Duration::ZERO,
+        room_wait: Duration::ZERO,
         unwritten_max: LONG,
     };
     wait(world.spool().configure(policy)).unwrap();

@@ -8,7 +8,7 @@ const REPLACED_MAX: u32 = 3;
 
 impl Worker {
     /// Takes the batches that wait, as far as there is room.
-    pub(super) fn append_waiting(&mut self) {
+    pub(super) fn append_waiting(&mut self, room: Room) {
         if !self.open_lanes() {
             return;
         }
@@ -18,14 +18,18 @@ impl Worker {
             if self.blocked.is_some() {
                 self.write_due();
             }
-            self.hold_waiting();
+            self.hold_waiting(room);
             self.write_due();
         }
     }
 
     /// Seals the batches that wait, and answers for them: they are written when they have waited long enough here.
-    fn hold_waiting(&mut self) {
+    fn hold_waiting(&mut self, room: Room) {
         while !self.waiting.is_empty() {
+            if room == Room::MayCome && self.waits_for_room() {
+                return;
+            }
+            self.crowded_since = None;
             // Those that Blueflood has already will be answered for soonest.
             if !self.fresh.has_room() {
                 self.write_held(|kept| !kept.loaded);
@@ -66,6 +70,21 @@ impl Worker {
             }
             let _ = reply.send(Ok(self.queue.waiting(self.bounds, Due::Flushed).due));
         }
+    }
+
+    /// Whether the batches should wait: memory is full, and what is on its way to Blueflood will be answered for soon.
+    fn waits_for_room(&mut self) -> bool {
+        if self.fresh.has_room() || self.blocked.is_some() || self.queue.leased() == 0 {
+            return false;
+        }
+        let now = Instant::now();
+        self.crowded_since.get_or_insert(now);
+        self.crowded_until().is_some_and(|until| now < until)
+    }
+
+    /// When batches that wait for room in memory have waited long enough.
+    pub(super) fn crowded_until(&self) -> Option<Instant> {
+        self.crowded_since?.checked_add(self.options.policy.room_wait)
     }
 
     /// The rows of a batch, those of series that are kept apart by themselves.

@@ -20,7 +20,7 @@ impl Worker {
         }
         self.say_dropped_if_due();
         self.look_for_room_on_disk();
-        self.append_waiting();
+        self.append_waiting(Room::MayCome);
         if !self.unwritten.is_empty() {
             let _ = self.write(Self::write_counts);
         }
