@@ -34,6 +34,14 @@ datapoints in memory, so that you can read them back:
   late:500x*             every answer half a second late
 
 Other steps: half, garbage, close, reset, reset-unread, early:413, endless, stall.
+
+A Blueflood whose Cassandra fails answers 200 all the same, as was measured; --reads does the same to who reads back:
+
+  --answers awayx* --reads awayx*     all of Cassandra is away: 200 and lost; what is read back is empty, or a 500
+  --answers part:50x*                 one node of two is away: the rows of half of all names are lost
+  --answers miss:2x*                  two rows of each payload are lost
+  --reads 500x3,empty,short:70,late:500
+
 For trials and tests only: it keeps nothing, checks nobody's identity, and is gone with Ctrl-C.";
 
 /// What `sink` takes on the command line.
@@ -54,6 +62,13 @@ pub fn command() -> Command {
                 .value_name("SCRIPT")
                 .value_parser(Script::parse)
                 .help("What to answer instead, for example 503x5,timeout,ok"),
+        )
+        .arg(
+            Arg::new("reads")
+                .long("reads")
+                .value_name("SCRIPT")
+                .value_parser(Script::parse)
+                .help("What requests that read back meet instead, for example 500x3,short:70"),
         )
         .arg(
             Arg::new("quiet")
@@ -79,6 +94,9 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
     };
     if let Some(script) = matches.get_one::<Script>("answers") {
         sink.script(script.clone());
+    }
+    if let Some(script) = matches.get_one::<Script>("reads") {
+        sink.reads(script.clone());
     }
     let url = sink.url();
     say(format_args!("A stand-in for Blueflood at {url}"));

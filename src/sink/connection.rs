@@ -9,7 +9,7 @@ use super::response::Answer;
 use super::routes::{self, Route};
 use super::script::{Act, Plan};
 use super::state::Received;
-use super::store::Row;
+use super::store::{Row, share};
 use super::views;
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -103,16 +103,38 @@ async fn request(client: &mut Reader, head: Head, shared: &Shared) -> io::Result
             return ingest(client, &head, received, &tenant, tenancy, shared).await;
         }
         Route::View { tenant, name } => {
-            shared.read(|state| views::one(&state.store, &tenant, &name, routes::query(&head.target)))
+            let Some(act) = read_act(&name, shared).await else { return Ok(After::Open) };
+            shared.read(|state| {
+                let knows = state.knows(&tenant, &name);
+                let answer = || views::one(&state.store, &tenant, &name, routes::query(&head.target), &act);
+                views::instead(&act, &tenant, routes::query(&head.target), knows, false)
+                    .unwrap_or_else(answer)
+            })
         }
         Route::Views { tenant } => {
             let body = String::from_utf8_lossy(&received.body);
-            shared.read(|state| views::many(&state.store, &tenant, routes::query(&head.target), &body))
+            let Some(act) = read_act(&body, shared).await else { return Ok(After::Open) };
+            shared.read(|state| {
+                let answer = || views::many(&state.store, &tenant, routes::query(&head.target), &body, &act);
+                views::instead(&act, &tenant, routes::query(&head.target), false, true).unwrap_or_else(answer)
+            })
         }
         Route::Plain(answer) => answer,
         Route::Nothing => return Ok(After::Open),
     };
     send(client, &head, &answer).await
+}
+
+/// What a request that reads back meets; none if it is never answered.
+async fn read_act(body: &str, shared: &Shared) -> Option<Act> {
+    let act = shared.change(|state| {
+        state.look();
+        state.reads.take(body).act
+    });
+    if let Act::Late(delay) = act {
+        tokio::time::sleep(delay).await;
+    }
+    (act != Act::Silence).then_some(act)
 }
 
 async fn ingest(
@@ -135,21 +157,37 @@ async fn ingest(
     if let Act::Late(delay) = act {
         tokio::time::sleep(delay).await;
     }
-    let normal = matches!(act, Act::Normal | Act::Late(_) | Act::Refuse(_));
+    let normal = matches!(act, Act::Normal | Act::Late(_) | Act::Refuse(_) | Act::Empty | Act::Short(_));
     let refuse = match &act {
         Act::Refuse(part) => Some(part.as_str()),
         _ => None,
     };
-    let terms = Terms { tenant, tenancy, now_ms: shared.now_ms(), refuse };
+    let now_ms = shared.now_ms();
+    let terms = Terms { tenant, tenancy, now_ms, refuse };
     let (rows, answer) = ingest::judge(terms, &body);
-    shared.change(|state| {
+    // The rows that a store keeps which fails without a word.
+    let kept = |at: usize, name: &str| match act {
+        Act::Part(percent) => share(name) < percent,
+        Act::Miss(rows) => at >= rows,
+        _ => normal || stored,
+    };
+    let admits_loss = shared.change(|state| {
         state.record(received);
-        if normal || stored {
-            rows.iter().for_each(|row| state.put(&as_row(row, tenant, tenancy)));
+        let rows = || rows.iter().map(|row| as_row(row, tenant, tenancy));
+        for (at, row) in rows().enumerate() {
+            if kept(at, row.name) {
+                state.put(&row);
+                state.note_late(&row, now_ms);
+            }
         }
+        act == Act::Away && state.lose(rows(), now_ms)
     });
     match act {
-        Act::Normal | Act::Late(_) | Act::Refuse(_) => send(client, head, &answer).await,
+        Act::Away if admits_loss => send(client, head, &own_words(500, Vec::new(), tenant)).await,
+        Act::Normal | Act::Late(_) | Act::Refuse(_) | Act::Away | Act::Part(_) | Act::Miss(_) => {
+            send(client, head, &answer).await
+        }
+        Act::Empty | Act::Short(_) => send(client, head, &answer).await,
         Act::Status(status, headers) => send(client, head, &own_words(status, headers, tenant)).await,
         Act::Answer(answer) => send(client, head, &answer).await,
         Act::Silence => Ok(After::Open),

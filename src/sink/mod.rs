@@ -154,6 +154,23 @@ impl SinkHandle {
         self.shared.change(|state| state.script = script);
     }
 
+    /// What the next requests meet that read back, instead of what was scripted before.
+    pub fn reads(&self, script: Script) {
+        self.shared.change(|state| state.reads = script);
+    }
+
+    /// The whole store behind it goes away: it answers 200, and loses what it takes.
+    pub fn store_away(&self) {
+        let away = || Script::new().then(Step::from(Act::Away).for_ever());
+        self.shared.change(|state| (state.script, state.reads) = (away(), away()));
+    }
+
+    /// The store is back. The first answer to a query of many names is short.
+    pub fn store_back(&self) {
+        let short = Script::new().then(Act::Short(70));
+        self.shared.change(|state| (state.script, state.reads) = (Script::new(), short));
+    }
+
     /// Every point of a tenant, by name and time, with how often it came.
     pub fn points(&self, tenant: &str) -> Vec<Point> {
         self.read(|state| state.points(tenant))

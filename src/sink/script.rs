@@ -1,5 +1,6 @@
 //! What a test or a user has the stand-in do instead of answering as Blueflood would.
-//! It never acts: it says what the next ingest request meets. Read-back is never scripted.
+//! It never acts: it says what the next ingest request meets, and, in a script of its own, what the next one that
+//! reads back meets.
 //!
 //! As text (`--answers`, [`Script::parse`]) a script is a list of steps, taken in order, then all is normal again:
 //!
@@ -15,6 +16,18 @@
 //! Words beside a status: `ok`, `lie`, `timeout` (no answer, the connection lives), `late:MS`, `half`, `garbage`,
 //! `close` (without an answer), `reset`, `reset-unread` and `early:STATUS` (both before the body is read),
 //! `endless` (a body without an end), `stall` (a head whose body never comes). `xN` repeats, `x*` does so for ever.
+//!
+//! Words for a store that fails behind a Blueflood that answers (shared/contract/blueflood.md, 5, measured):
+//!
+//! ```text
+//! away         all of the store is away. Rows of names that Blueflood knows: 200, and lost. A name that is new to it: 500,
+//!              once, for then it is known. A late datapoint whose slot was not used for 30 s: 500, each time.
+//!              Reading back: a known name is 200 and empty, an unknown one and POST .../views are 500
+//! part:50      one node of many is away: 200, and only the rows of 50 % of all names are stored, always the same
+//! miss:3       200, and three rows of the payload are not stored
+//! empty        (reading back) 200, and nothing is there
+//! short:70     (reading back) 200, and 70 % of the names have what is stored under them: seen as a store came back
+//! ```
 
 use super::response::Answer;
 use std::collections::VecDeque;
@@ -73,6 +86,16 @@ pub enum Act {
     Stall,
     /// Every row whose name contains this is refused by itself.
     Refuse(String),
+    /// What Blueflood does while its store is away.
+    Away,
+    /// A 200, and only rows of so many percent of all names are stored.
+    Part(u8),
+    /// A 200, and so many rows are not stored.
+    Miss(usize),
+    /// What is read back is empty.
+    Empty,
+    /// What is read back is there for so many percent of the names only.
+    Short(u8),
 }
 
 /// What the request at hand meets.
@@ -213,8 +236,8 @@ impl fmt::Display for ScriptError {
         write!(
             f,
             "{:?} is no step of a script: write a status (503), ok, lie, timeout, late:MS, half, garbage, close, \
-             reset, reset-unread, early:STATUS, endless, stall or refuse(NAME), with /stored, ?Header=Value, xN or \
-             x* behind it and if(NAME) before it as needed",
+             reset, reset-unread, early:STATUS, endless, stall, refuse(NAME), away, part:PERCENT, miss:ROWS, empty or \
+             short:PERCENT, with /stored, ?Header=Value, xN or x* behind it and if(NAME) before it as needed",
             self.step
         )
     }
@@ -265,12 +288,16 @@ fn parse_step(text: &str) -> Option<Step> {
 
 fn parse_word(word: &str) -> Option<Step> {
     let status = |text: &str| text.parse::<u16>().ok().filter(|status| (200..600).contains(status));
+    let percent = |text: &str| text.parse::<u8>().ok().filter(|percent| *percent <= 100);
     if let Some(part) = word.strip_prefix("refuse(").and_then(|rest| rest.strip_suffix(')')) {
         return Some(Step::refuse(part));
     }
     let act = match word.split_once(':') {
         Some(("late", ms)) => Act::Late(Duration::from_millis(ms.parse().ok()?)),
         Some(("early", text)) => Act::Early(status(text)?),
+        Some(("part", text)) => Act::Part(percent(text)?),
+        Some(("miss", rows)) => Act::Miss(rows.parse().ok()?),
+        Some(("short", text)) => Act::Short(percent(text)?),
         Some(_) => return None,
         None => match word {
             "ok" | "200" => Act::Normal,
@@ -283,6 +310,8 @@ fn parse_word(word: &str) -> Option<Step> {
             "reset-unread" => Act::ResetUnread,
             "endless" => Act::Endless,
             "stall" => Act::Stall,
+            "away" => Act::Away,
+            "empty" => Act::Empty,
             _ => return status(word).map(Step::status),
         },
     };
@@ -305,7 +334,8 @@ mod tests {
             .then(Step::status(400).if_body_has("poison"))
             .then(Step::from(Act::Late(Duration::from_millis(20))).times(3));
         assert_eq!(script, expected);
-        for wrong in ["50", "sometimes", "late:x", "if(a", "503?x", "early:1"] {
+        for wrong in ["50", "sometimes", "late:x", "if(a", "503?x", "early:1", "part:101", "miss:x", "short:"]
+        {
             let error = Script::parse(wrong).unwrap_err().to_string();
             assert!(error.contains(&format!("{wrong:?}")), "{error}");
         }

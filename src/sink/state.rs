@@ -4,8 +4,17 @@
 use super::script::Script;
 use super::store::{Point, Row, Store};
 use bytes::Bytes;
-use std::collections::VecDeque;
-use std::time::Instant;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Names, and slots of late datapoints, that are remembered, each.
+const KNOWN_MAX: usize = 100_000;
+/// Blueflood takes a datapoint of an older slot for late, in milliseconds.
+const LATE_MS: i64 = 600_000;
+/// The slots that late datapoints are noted by, in milliseconds.
+const SLOT_MS: i64 = 1_200_000;
+/// For so long Blueflood knows that a slot has had a late datapoint, and does not note it again.
+const SLOT_KNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// One request, as it was received.
 #[derive(Debug, Clone)]
@@ -43,6 +52,13 @@ impl Received {
 pub struct State {
     pub(super) store: Store,
     pub(super) script: Script,
+    /// What requests meet that read back.
+    pub(super) reads: Script,
+    /// Names that are known though nothing is stored under them.
+    known: HashSet<String>,
+    /// When a slot last had a late datapoint.
+    late: HashMap<(String, i64), Instant>,
+    looks: u64,
     rows_stored: u64,
     last_name: String,
     received: VecDeque<Received>,
@@ -58,6 +74,10 @@ impl State {
         State {
             store: Store::new(points_max),
             script: Script::new(),
+            reads: Script::new(),
+            known: HashSet::new(),
+            late: HashMap::new(),
+            looks: 0,
             rows_stored: 0,
             last_name: String::new(),
             received: VecDeque::new(),
@@ -99,6 +119,11 @@ impl State {
         self.requests
     }
 
+    /// How many requests came that read back.
+    pub fn looks_seen(&self) -> u64 {
+        self.looks
+    }
+
     /// The most requests that were under way at once: from the end of the head until the answer is sent.
     pub fn concurrency_max(&self) -> usize {
         self.in_flight_max
@@ -120,6 +145,52 @@ impl State {
         self.last_name.push_str(row.name);
     }
 
+    pub(super) fn look(&mut self) {
+        self.looks = self.looks.saturating_add(1);
+    }
+
+    /// Whether Blueflood has seen a name.
+    pub(super) fn knows(&self, tenant: &str, name: &str) -> bool {
+        self.store.get(tenant, name).is_some() || self.known.contains(&format!("{tenant}.{name}"))
+    }
+
+    /// Rows come while the store is away: whether Blueflood's answer admits that it lost them.
+    pub(super) fn lose<'a>(&mut self, rows: impl Iterator<Item = Row<'a>>, now_ms: i64) -> bool {
+        let mut admits = false;
+        for row in rows {
+            if self.late_slot(&row, now_ms).is_some_and(|slot| !self.is_noted(&slot)) {
+                admits = true;
+            }
+            if !self.knows(row.tenant, row.name) {
+                // Marked before it is written, so the next time nobody is told.
+                if self.known.len() < KNOWN_MAX {
+                    self.known.insert(format!("{}.{}", row.tenant, row.name));
+                }
+                admits = true;
+            }
+        }
+        admits
+    }
+
+    fn late_slot(&self, row: &Row<'_>, now_ms: i64) -> Option<(String, i64)> {
+        let is_late = row.ms < now_ms.saturating_sub(LATE_MS);
+        is_late.then(|| (format!("{}.{}", row.tenant, row.name), row.ms.div_euclid(SLOT_MS)))
+    }
+
+    fn is_noted(&self, slot: &(String, i64)) -> bool {
+        self.late.get(slot).is_some_and(|at| at.elapsed() < SLOT_KNOWN_FOR)
+    }
+
+    /// A row is stored: if it is late, its slot is noted.
+    pub(super) fn note_late(&mut self, row: &Row<'_>, now_ms: i64) {
+        if let Some(slot) = self.late_slot(row, now_ms) {
+            if self.late.len() >= KNOWN_MAX {
+                self.late.clear();
+            }
+            self.late.insert(slot, Instant::now());
+        }
+    }
+
     pub(super) fn record(&mut self, request: Received) {
         self.requests = self.requests.saturating_add(1);
         self.received_bytes = self.received_bytes.saturating_add(request.weight());
@@ -133,7 +204,7 @@ impl State {
     /// Forgets points, requests and counts; the script and the caps stay.
     pub(super) fn clear(&mut self, points_max: usize) {
         let fresh = State::new(points_max, self.received_bytes_max);
-        let script = std::mem::take(&mut self.script);
-        *self = State { script, in_flight: self.in_flight, in_flight_max: self.in_flight, ..fresh };
+        let (script, reads) = (std::mem::take(&mut self.script), std::mem::take(&mut self.reads));
+        *self = State { script, reads, in_flight: self.in_flight, in_flight_max: self.in_flight, ..fresh };
     }
 }

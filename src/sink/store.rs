@@ -143,6 +143,15 @@ impl Store {
     }
 }
 
+/// Where a name lies among all, in percent, always the same: as names are spread over the nodes of a cluster.
+pub(super) fn share(name: &str) -> u8 {
+    let mixed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // Its low bits are little mixed.
+    u8::try_from((mixed >> 32) % 100).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,8 @@
 
 use super::number::Number;
 use super::response::{Answer, quoted};
-use super::store::{Kept, Series, Store};
+use super::script::Act;
+use super::store::{Kept, Series, Store, share};
 use std::collections::BTreeMap;
 
 /// Metrics in one `POST .../views` at most.
@@ -26,6 +27,38 @@ const RESOLUTIONS: [(&str, Option<i64>); 6] = [
     ("MIN1440", Some(86_400_000)),
 ];
 
+/// What Blueflood says when it reaches no Cassandra.
+const NO_HOST: &str = "All host(s) tried for query failed (no host was tried)";
+
+/// The answer of a query side whose store is away, or that was told to answer so; none if it answers as ever.
+pub(super) fn instead(
+    act: &Act,
+    tenant: &str,
+    query: Option<&str>,
+    name_is_known: bool,
+    many: bool,
+) -> Option<Answer> {
+    // What is asked wrongly is told so without a look into the store.
+    Query::parse(query).ok()?;
+    match act {
+        Act::Status(status, headers) => {
+            let message = if *status == 500 { NO_HOST } else { "" };
+            Some(Answer { headers: headers.clone(), ..Answer::refusal(*status, tenant, message) })
+        }
+        Act::Away if many || !name_is_known => Some(Answer::refusal(500, tenant, NO_HOST)),
+        _ => None,
+    }
+}
+
+/// Whether what is stored under a name is seen.
+fn is_seen(act: &Act, name: &str) -> bool {
+    match act {
+        Act::Empty | Act::Away => false,
+        Act::Short(percent) => share(name) < *percent,
+        _ => true,
+    }
+}
+
 /// What a query asks for.
 struct Query<'a> {
     from: i64,
@@ -37,12 +70,12 @@ struct Query<'a> {
 }
 
 /// The answer to `GET /v2.0/{tenant}/views/{name}?query`.
-pub(super) fn one(store: &Store, tenant: &str, name: &str, query: Option<&str>) -> Answer {
+pub(super) fn one(store: &Store, tenant: &str, name: &str, query: Option<&str>, act: &Act) -> Answer {
     let query = match Query::parse(query) {
         Ok(query) => query,
         Err(message) => return Answer::refusal(400, tenant, &message),
     };
-    let series = store.get(tenant, name);
+    let series = store.get(tenant, name).filter(|_| is_seen(act, name));
     let Some(values) = query.values(series, "    ", VALUES_MAX) else {
         return Answer::refusal(400, tenant, TOO_MANY_VALUES);
     };
@@ -59,7 +92,7 @@ pub(super) fn one(store: &Store, tenant: &str, name: &str, query: Option<&str>) 
 }
 
 /// The answer to `POST /v2.0/{tenant}/views?query` with a list of names.
-pub(super) fn many(store: &Store, tenant: &str, query: Option<&str>, body: &str) -> Answer {
+pub(super) fn many(store: &Store, tenant: &str, query: Option<&str>, body: &str, act: &Act) -> Answer {
     let query = match Query::parse(query) {
         Ok(query) => query,
         Err(message) => return Answer::refusal(400, tenant, &message),
@@ -78,7 +111,7 @@ pub(super) fn many(store: &Store, tenant: &str, query: Option<&str>, body: &str)
     let mut room = VALUES_MAX;
     let mut metrics = Vec::new();
     for name in &names {
-        let series = store.get(tenant, name);
+        let series = store.get(tenant, name).filter(|_| is_seen(act, name));
         let Some(values) = query.values(series, "        ", room) else {
             return Answer::refusal(400, tenant, TOO_MANY_VALUES);
         };

@@ -201,3 +201,104 @@ fn requests_are_remembered_up_to_their_cap() {
     sink.clear();
     assert!(sink.requests().is_empty());
 }
+
+// === A store that fails behind a Blueflood that answers ===
+
+const ALL_TIMES: &str = "from=0&to=9999999999999&resolution=FULL";
+
+/// A row that came so many seconds late.
+fn late_row(name: &str, late_s: u64) -> String {
+    let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    let ms = now_ms - u128::from(late_s) * 1000;
+    format!(r#"[{{"metricName":"{name}","metricValue":1.5,"collectionTime":{ms},"ttlInSeconds":60}}]"#)
+}
+
+fn names(answer: &Seen) -> Vec<String> {
+    let found: serde_json::Value = serde_json::from_str(answer.body()).unwrap();
+    let has_data =
+        |metric: &&serde_json::Value| metric["data"].as_array().is_some_and(|data| !data.is_empty());
+    let metrics = found["metrics"].as_array().unwrap();
+    metrics.iter().filter(has_data).map(|metric| metric["metric"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Measured: a Cassandra that was killed, under names that Blueflood knew and names that were new to it.
+#[test]
+fn while_the_store_is_away_known_names_are_lost_with_a_200_and_a_new_one_is_told_of_once() {
+    let sink = start_sink(Options::default());
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&["known"])).status(), 200);
+    sink.store_away();
+    assert_eq!(client.post(INGEST, batch(&["known"])).status(), 200);
+    assert_eq!(client.post(INGEST, batch(&["known", "new"])).status(), 500);
+    assert_eq!(
+        client.post(INGEST, batch(&["known", "new"])).status(),
+        200,
+        "it is marked as known, and lost"
+    );
+    assert_eq!(sink.points("t").iter().map(|point| point.times).collect::<Vec<_>>(), [1]);
+
+    let view = client.get(&format!("/v2.0/t/views/known?{ALL_TIMES}"));
+    assert_eq!((view.status(), view.body().contains("\"count\": 0")), (200, true), "{}", view.body());
+    assert_eq!(client.get(&format!("/v2.0/t/views/never?{ALL_TIMES}")).status(), 500);
+    assert_eq!(client.post(&format!("/v2.0/t/views?{ALL_TIMES}"), r#"["known"]"#).status(), 500);
+}
+
+/// Measured: 20 of 20 rounds. It is what tells of a store that is away.
+#[test]
+fn while_the_store_is_away_a_late_datapoint_in_a_slot_that_was_not_used_is_a_500_each_time() {
+    let sink = start_sink(Options::default());
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, late_row("witness", 700)).status(), 200);
+    sink.store_away();
+    assert_eq!(client.post(INGEST, late_row("witness", 700)).status(), 200, "its slot was used just now");
+    for _ in 0..2 {
+        assert_eq!(client.post(INGEST, late_row("witness", 4_000)).status(), 500);
+    }
+    sink.store_back();
+    assert_eq!(client.post(INGEST, late_row("witness", 4_000)).status(), 200);
+}
+
+/// Measured: 70 of 100 stored points, in the first answer after the end of an outage.
+#[test]
+fn the_first_answer_to_a_query_of_many_names_is_short_when_the_store_is_back() {
+    let sink = start_sink(Options::default());
+    let all: Vec<String> = (0..100).map(|i| format!("m.{i}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&all)).status(), 200);
+    sink.store_away();
+    sink.store_back();
+    let query = format!("/v2.0/t/views?{ALL_TIMES}");
+    let asked = serde_json::to_string(&all).unwrap();
+    let first = names(&client.post(&query, &asked)).len();
+    assert!((50..95).contains(&first), "{first}");
+    assert_eq!(names(&client.post(&query, &asked)).len(), 100);
+}
+
+#[test]
+fn a_part_of_the_store_loses_always_the_same_names_and_single_rows_are_lost_by_their_place() {
+    let sink = scripted("part:50x*");
+    let all: Vec<String> = (0..100).map(|i| format!("m.{i}")).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&all)).status(), 200);
+    let half = sink.points("t").len();
+    assert!((30..70).contains(&half), "{half}");
+    assert_eq!(client.post(INGEST, batch(&all)).status(), 200);
+    let names: std::collections::BTreeSet<_> = sink.points("t").into_iter().map(|point| point.name).collect();
+    assert_eq!(names.len(), half);
+    assert_eq!(status("miss:1"), (200, 0));
+}
+
+#[test]
+fn a_query_side_answers_as_its_script_says() {
+    let sink = start_sink(Options::default());
+    let mut client = Client::connect(&sink);
+    assert_eq!(client.post(INGEST, batch(&["a"])).status(), 200);
+    sink.reads(Script::parse("500,empty,late:1").unwrap());
+    let mut look = || client.post(&format!("/v2.0/t/views?{ALL_TIMES}"), r#"["a"]"#);
+    assert_eq!(look().status(), 500);
+    assert_eq!(names(&look()), [""; 0]);
+    assert_eq!(names(&look()), ["a"]);
+    assert_eq!(sink.read(|state| state.looks_seen()), 3);
+}
