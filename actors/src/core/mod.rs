@@ -3,6 +3,7 @@
 //! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
 //! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
 //! verdict of [`blueflood`], the head of which [`answer_head`] made plain. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
+//! What Blueflood took is read back by a [`look`], and [`confirm`] says what follows from that.
 //! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
 //! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
 
@@ -10,6 +11,7 @@ pub mod answer_head;
 pub mod backoff;
 pub mod blueflood;
 pub mod chunk;
+pub mod confirm;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
@@ -20,6 +22,7 @@ pub mod human;
 pub mod keystone;
 pub mod ledger;
 pub mod line;
+pub mod look;
 pub mod networks;
 pub mod number;
 pub mod outbox;

@@ -1,0 +1,696 @@
+//! Owns what follows from looking: when what Blueflood acknowledged is looked for, when it counts as delivered, when it is
+//! sent again, and whether Blueflood can be believed at all. It holds no row, and does nothing by itself:
+//! [`Confirm::apply`] turns an event into actions.
+//!
+//! A *group* is what one answer acknowledged. The spool keeps it, and hands it out.
+//!
+//! | a look says | then |
+//! | --- | --- |
+//! | all rows are there | the group is delivered |
+//! | some are not, and others are | a look for all of them; then, a pause later, one for those that were absent. What is absent again is sent again, the rest is delivered |
+//! | none is, not even a row that was there before; or it fails | nobody knows: the group stays, and Blueflood is not believed |
+//!
+//! While Blueflood is not believed no payload is sent: each would be answered with 200 and lost. A *witness*, one row of
+//! a metric of our own, is sent and looked for instead, until it is there. Then every group is looked for from the start.
+//!
+//! With [`Way::Witness`] there is no query side: a witness that Blueflood takes after a group proves that its store was
+//! there. One that fails proves nothing of the groups before it, so they are sent again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::outbox::Now;
+
+/// A group's number, of this process only.
+pub type GroupId = u64;
+
+/// How what was acknowledged is confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: acknowledged is delivered.
+    Off,
+    /// By a row of our own that Blueflood stores before it answers.
+    Witness,
+    /// By reading some rows of each payload back.
+    Sample,
+    /// By reading every row back.
+    All,
+}
+
+impl Way {
+    /// Whether rows are read back.
+    pub fn reads(self) -> bool {
+        matches!(self, Way::Sample | Way::All)
+    }
+}
+
+/// Whether payloads may be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Belief {
+    /// Blueflood is believed.
+    Yes,
+    /// So much is acknowledged and not looked for that the rest has to wait.
+    Behind,
+    /// It cannot be believed, and why.
+    No(String),
+}
+
+/// A group that the spool hands out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Given {
+    /// Its number.
+    pub id: GroupId,
+    /// Its rows.
+    pub rows: u64,
+    /// Whether each row of it is to be looked for.
+    pub whole: bool,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Event {
+    /// It is done in this way from now on.
+    Configured(Way),
+    /// Something may be acknowledged.
+    Poke,
+    /// What [`Action::Ask`] asked for.
+    Given {
+        /// The groups; fewer than were asked for if no more may be looked for.
+        groups: Vec<Given>,
+        /// Groups beside them that may be looked for.
+        left: usize,
+        /// When the next one may be.
+        next_in: Option<Duration>,
+    },
+    /// The spool could not be asked.
+    NotGiven,
+    /// A look came to an end.
+    Looked {
+        /// At which group.
+        group: GroupId,
+        /// What was seen.
+        seen: Seen,
+    },
+    /// The spool has carried out [`Action::Settle`].
+    Settled {
+        /// Which group.
+        group: GroupId,
+    },
+    /// It could not: it is told again.
+    NotSettled {
+        /// Which group.
+        group: GroupId,
+    },
+    /// The spool has carried out [`Action::GiveBack`].
+    GaveBack {
+        /// How many rows wait again.
+        rows: u64,
+    },
+    /// A witness came to an end.
+    Probed(Result<(), String>),
+    /// The daemon stops.
+    Drain,
+    /// Time has passed.
+    Tick,
+}
+
+/// What a look saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Every row that was looked for.
+    AllThere,
+    /// Not so many of them.
+    Absent {
+        /// Rows that were not there.
+        rows: u64,
+        /// Whether another row was, that has to be: one of the same look, or one that was there before.
+        control: bool,
+    },
+    /// There was no answer that says anything.
+    Failed(String),
+    /// The spool could not give the rows.
+    NotLoaded,
+}
+
+/// Which rows of a group are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Some.
+    Sample,
+    /// All.
+    All,
+    /// Those that were absent in the look before.
+    Absent,
+}
+
+/// Where the rows of a group go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// They are stored.
+    Stored,
+    /// They are stored, but for those that were absent in the last look: these wait to be sent again.
+    StoredButAbsent,
+    /// Nobody can tell: they wait to be sent again.
+    Again,
+    /// Nobody can tell, and trying again would not help: they count as stored.
+    Unknown,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the spool for so many groups.
+    Ask(usize),
+    /// Look for rows of a group.
+    Look {
+        /// Of which.
+        group: GroupId,
+        /// Which rows.
+        what: What,
+    },
+    /// Let the spool carry this out.
+    Settle {
+        /// On which group.
+        group: GroupId,
+        /// What.
+        outcome: Outcome,
+    },
+    /// Send a witness, and look for it if `read`.
+    Probe {
+        /// Whether it is looked for.
+        read: bool,
+    },
+    /// Nobody can look for what is acknowledged: all of it waits to be sent again.
+    GiveBack,
+    /// What was handed out is in hand no more: the spool hands it out again.
+    TakeStock,
+    /// Whether payloads may leave.
+    Believe(Belief),
+    /// Worth a line in the log.
+    Say(Notice),
+}
+
+/// A change worth telling an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Blueflood cannot be believed.
+    Doubted {
+        /// What was seen.
+        cause: String,
+    },
+    /// It can again.
+    Believed {
+        /// How long it could not.
+        after: Duration,
+        /// Witnesses that failed.
+        failures: u32,
+    },
+    /// Rows that Blueflood acknowledged were not there, and are sent again.
+    Resent {
+        /// How many.
+        rows: u64,
+    },
+    /// Nothing of these can be read back, though other rows can: they count as delivered.
+    Unknown {
+        /// How many rows.
+        rows: u64,
+        /// What was seen last.
+        cause: String,
+    },
+}
+
+/// What it looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// How it is done.
+    pub way: Way,
+    /// Whether Blueflood is believed.
+    pub belief: Belief,
+    /// Looks that were made, with the witnesses.
+    pub looks: u64,
+    /// Rows that were sent again.
+    pub resent: u64,
+    /// Rows that count as delivered though nobody could tell.
+    pub unknown: u64,
+    /// Since when it has not been believed.
+    pub doubted_at: Option<Now>,
+}
+
+/// Groups that it has in hand, at most.
+const GROUPS_MAX: usize = 16;
+
+/// Looks at once.
+pub const LOOKS_AT_ONCE: usize = 2;
+
+/// With more groups than this that may be looked for, the rest waits; until they are half of it.
+const BEHIND: usize = 64;
+
+/// Between a look that lacked rows, and the one that may prove it.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest such pause: where rows are absent again and again, they are sent again no faster.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Before the first witness in doubt, and the longest pause between two: what it costs is nothing beside what waits.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Between two witnesses that confirm: Blueflood has 200 slots for them in half a minute.
+const WITNESS_PAUSE: Duration = Duration::from_millis(160);
+
+/// Looks at one group that failed while others passed, after which it counts as unknown.
+const FAILURES_MAX: u32 = 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is to be looked for.
+    Waits(What),
+    Looked(What),
+    /// A witness was sent after it.
+    Witnessed,
+    Settling(Outcome),
+}
+
+#[derive(Debug)]
+struct Group {
+    rows: u64,
+    whole: bool,
+    stage: Stage,
+    not_before: Now,
+    /// Looks at it that failed.
+    failures: u32,
+    /// How many looks had passed at the last of them.
+    passed_at_failure: u64,
+    /// Rows that were absent in the last look.
+    absent: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Confirm {
+    way: Way,
+    groups: BTreeMap<GroupId, Group>,
+    belief: Belief,
+    doubted_at: Option<Now>,
+    probing: bool,
+    probe_at: Now,
+    probe_pause: Duration,
+    /// Witnesses that failed since Blueflood is not believed.
+    probe_failures: u32,
+    believed_at: Now,
+    asking: bool,
+    may_be_due: bool,
+    next_at: Option<Now>,
+    left: usize,
+    draining: bool,
+    /// Groups in a row of which rows had to be sent again.
+    streak: u32,
+    /// Looks that saw rows.
+    passed: u64,
+    looks: u64,
+    resent: u64,
+    unknown: u64,
+}
+
+/// What one call of [`Confirm::apply`] is given, and what it comes to.
+struct Turn {
+    now: Now,
+    random: f64,
+    actions: Vec<Action>,
+}
+
+impl Confirm {
+    /// One that has seen nothing yet.
+    pub fn new(way: Way) -> Self {
+        Self {
+            way,
+            groups: BTreeMap::new(),
+            belief: Belief::Yes,
+            doubted_at: None,
+            probing: false,
+            probe_at: Duration::ZERO,
+            probe_pause: PROBE_PAUSE,
+            probe_failures: 0,
+            believed_at: Duration::ZERO,
+            asking: false,
+            may_be_due: true,
+            next_at: None,
+            left: 0,
+            draining: false,
+            streak: 0,
+            passed: 0,
+            looks: 0,
+            resent: 0,
+            unknown: 0,
+        }
+    }
+
+    /// Takes an event, and says what is to be done. `random` is in `0.0..1.0`.
+    pub fn apply(&mut self, event: Event, now: Now, random: f64) -> Vec<Action> {
+        let mut turn = Turn { now, random, actions: Vec::new() };
+        match event {
+            Event::Configured(way) => self.configured(way, &mut turn),
+            Event::Poke | Event::Tick => self.may_be_due = true,
+            Event::Given { groups, left, next_in } => {
+                self.asking = false;
+                self.may_be_due = left > 0;
+                self.left = left;
+                self.next_at = next_in.map(|wait| now.saturating_add(wait));
+                for Given { id, rows, whole } in groups {
+                    let whole = whole || self.way == Way::All;
+                    let stage = Stage::Waits(if whole { What::All } else { What::Sample });
+                    let group = Group {
+                        rows,
+                        whole,
+                        stage,
+                        not_before: now,
+                        failures: 0,
+                        passed_at_failure: 0,
+                        absent: 0,
+                    };
+                    // One that is being settled is not looked for again.
+                    self.groups.entry(id).or_insert(group);
+                }
+            }
+            Event::NotGiven => (self.asking, self.may_be_due) = (false, false),
+            Event::Looked { group, seen } => self.looked(group, seen, &mut turn),
+            Event::Settled { group } => {
+                if let Some(settled) = self.groups.remove(&group)
+                    && let Stage::Settling(outcome) = settled.stage
+                {
+                    self.count(outcome, &settled, &mut turn);
+                }
+            }
+            Event::NotSettled { group } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.not_before = now.saturating_add(PAUSE);
+                }
+            }
+            Event::GaveBack { rows } => self.count_resent(rows, &mut turn),
+            Event::Probed(outcome) => self.probed(outcome, &mut turn),
+            Event::Drain => (self.draining, self.may_be_due) = (true, true),
+        }
+        self.upkeep(&mut turn);
+        turn.actions
+    }
+
+    /// When time alone lets something be done, later than `now`; `None`: nothing before another event.
+    pub fn next_wake(&self, now: Now) -> Option<Now> {
+        let waits = |group: &Group| matches!(group.stage, Stage::Waits(_) | Stage::Settling(_));
+        let groups = self.groups.values().filter(|group| waits(group)).map(|group| group.not_before);
+        let probes = (self.doubts() || self.way == Way::Witness).then_some(self.probe_at);
+        groups.chain(probes).chain(self.next_at).filter(|&at| at > now).min()
+    }
+
+    /// Whether nothing more can be confirmed now.
+    pub fn is_drained(&self) -> bool {
+        let settling = self.groups.values().any(|group| matches!(group.stage, Stage::Settling(_)));
+        let nothing_left = self.groups.is_empty() && !self.asking && !self.may_be_due;
+        !settling && (nothing_left || self.doubts() || self.way == Way::Off)
+    }
+
+    /// What it looks like from outside.
+    pub fn status(&self) -> Status {
+        Status {
+            way: self.way,
+            belief: self.belief.clone(),
+            looks: self.looks,
+            resent: self.resent,
+            unknown: self.unknown,
+            doubted_at: self.doubted_at,
+        }
+    }
+
+    fn doubts(&self) -> bool {
+        matches!(self.belief, Belief::No(_))
+    }
+
+    fn configured(&mut self, way: Way, turn: &mut Turn) {
+        if way == self.way {
+            return;
+        }
+        self.way = way;
+        // By whatever was begun in the other way nothing is proven.
+        self.forget(turn);
+        (self.probing, self.doubted_at) = (false, None);
+        self.believe(Belief::Yes, turn);
+    }
+
+    /// Lets go of the groups in hand. Where rows are not read back, what was acknowledged so far nobody can tell of.
+    fn forget(&mut self, turn: &mut Turn) {
+        self.groups.retain(|_, group| matches!(group.stage, Stage::Settling(_)));
+        (self.asking, self.may_be_due, self.left, self.next_at) = (false, true, 0, None);
+        turn.actions.push(if self.way.reads() { Action::TakeStock } else { Action::GiveBack });
+    }
+
+    fn believe(&mut self, belief: Belief, turn: &mut Turn) {
+        if self.belief != belief {
+            self.belief = belief.clone();
+            turn.actions.push(Action::Believe(belief));
+        }
+    }
+
+    fn doubt(&mut self, cause: String, turn: &mut Turn) {
+        if self.doubts() {
+            return;
+        }
+        self.doubted_at = Some(turn.now);
+        // One that was believed for a moment only is asked no faster than before.
+        if turn.now.saturating_sub(self.believed_at) > Duration::from_secs(60) {
+            self.probe_pause = PROBE_PAUSE;
+        }
+        self.probe_failures = 0;
+        self.probe_at = turn.now.saturating_add(self.probe_pause);
+        turn.actions.push(Action::Say(Notice::Doubted { cause: cause.clone() }));
+        self.believe(Belief::No(cause), turn);
+    }
+
+    // === Looks ===
+
+    fn looked(&mut self, id: GroupId, seen: Seen, turn: &mut Turn) {
+        let (streak, passed) = (self.streak, self.passed);
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Stage::Looked(what) = group.stage else { return };
+        let first = if group.whole { What::All } else { What::Sample };
+        match seen {
+            Seen::AllThere => {
+                self.passed = self.passed.saturating_add(1);
+                if what != What::Absent {
+                    self.streak = 0;
+                }
+                self.settle(id, Outcome::Stored, turn);
+            }
+            Seen::Absent { rows, control: true } => {
+                self.passed = self.passed.saturating_add(1);
+                group.absent = rows;
+                let pause = PAUSE.saturating_mul(1 << streak.min(4)).min(PAUSE_MAX);
+                match what {
+                    What::Sample => group.stage = Stage::Waits(What::All),
+                    What::All => {
+                        group.stage = Stage::Waits(What::Absent);
+                        group.not_before = turn.now.saturating_add(pause);
+                    }
+                    What::Absent => self.settle(id, Outcome::StoredButAbsent, turn),
+                }
+            }
+            Seen::Absent { control: false, .. } => {
+                group.stage = Stage::Waits(first);
+                let cause = "what it acknowledged cannot be read back, nor a datapoint that could be before";
+                self.doubt(cause.to_owned(), turn);
+            }
+            Seen::Failed(cause) => {
+                group.stage = Stage::Waits(first);
+                let alone = group.failures > 0 && passed > group.passed_at_failure;
+                group.failures = group.failures.saturating_add(1);
+                group.passed_at_failure = passed;
+                if !alone {
+                    group.not_before = turn.now.saturating_add(PAUSE);
+                    self.doubt(cause, turn);
+                } else if group.failures < FAILURES_MAX {
+                    // Others can be read: what fails is this group, and it says nothing of Blueflood.
+                    let pause = PAUSE.saturating_mul(group.failures).min(PAUSE_MAX);
+                    group.not_before = turn.now.saturating_add(pause);
+                } else {
+                    turn.actions.push(Action::Say(Notice::Unknown { rows: group.rows, cause }));
+                    self.settle(id, Outcome::Unknown, turn);
+                }
+            }
+            Seen::NotLoaded => {
+                // The spool has it no more, or could not be read: it is given out again, if it is there.
+                self.groups.remove(&id);
+                turn.actions.push(Action::Settle { group: id, outcome: Outcome::Again });
+            }
+        }
+    }
+
+    fn settle(&mut self, id: GroupId, outcome: Outcome, turn: &mut Turn) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.stage = Stage::Settling(outcome);
+            group.not_before = Duration::MAX;
+            turn.actions.push(Action::Settle { group: id, outcome });
+        }
+    }
+
+    fn count(&mut self, outcome: Outcome, group: &Group, turn: &mut Turn) {
+        let resent = match outcome {
+            Outcome::Stored => 0,
+            Outcome::StoredButAbsent => group.absent,
+            Outcome::Again => group.rows,
+            Outcome::Unknown => {
+                self.unknown = self.unknown.saturating_add(group.rows);
+                0
+            }
+        };
+        if resent > 0 {
+            self.streak = self.streak.saturating_add(1);
+            self.count_resent(resent, turn);
+        }
+    }
+
+    fn count_resent(&mut self, rows: u64, turn: &mut Turn) {
+        if rows > 0 {
+            self.resent = self.resent.saturating_add(rows);
+            turn.actions.push(Action::Say(Notice::Resent { rows }));
+        }
+    }
+
+    // === Witnesses ===
+
+    fn probed(&mut self, outcome: Result<(), String>, turn: &mut Turn) {
+        if !std::mem::take(&mut self.probing) {
+            return;
+        }
+        match outcome {
+            Ok(()) => {
+                if self.doubts() {
+                    self.believe_again(turn);
+                } else {
+                    self.settle_all(Stage::Witnessed, Outcome::Stored, turn);
+                }
+            }
+            Err(cause) => {
+                if self.doubts() {
+                    self.probe_failures = self.probe_failures.saturating_add(1);
+                    self.probe_pause = self.probe_pause.saturating_mul(2).min(PROBE_PAUSE_MAX);
+                    // A little earlier at random, so that many daemons do not ask as one.
+                    let pause = self.probe_pause.mul_f64(0.8 + 0.2 * turn.random.clamp(0.0, 1.0));
+                    self.probe_at = turn.now.saturating_add(pause);
+                    if let Belief::No(shown) = &mut self.belief
+                        && *shown != cause
+                    {
+                        shown.clone_from(&cause);
+                        turn.actions.push(Action::Believe(Belief::No(cause)));
+                    }
+                } else {
+                    self.doubt(cause, turn);
+                }
+            }
+        }
+    }
+
+    fn believe_again(&mut self, turn: &mut Turn) {
+        let after = self.doubted_at.take().map_or(Duration::ZERO, |at| turn.now.saturating_sub(at));
+        self.believed_at = turn.now;
+        turn.actions.push(Action::Say(Notice::Believed { after, failures: self.probe_failures }));
+        self.believe(Belief::Yes, turn);
+        self.may_be_due = true;
+        if self.way == Way::Witness {
+            // What was acknowledged before, while the store may have been away, nobody can look for.
+            self.forget(turn);
+            return;
+        }
+        for group in self.groups.values_mut() {
+            if let Stage::Waits(what) = &mut group.stage {
+                *what = if group.whole { What::All } else { What::Sample };
+                group.not_before = turn.now;
+            }
+        }
+    }
+
+    fn settle_all(&mut self, at: Stage, outcome: Outcome, turn: &mut Turn) {
+        let ids: Vec<GroupId> =
+            self.groups.iter().filter(|(_, group)| group.stage == at).map(|(&id, _)| id).collect();
+        ids.into_iter().for_each(|id| self.settle(id, outcome, turn));
+    }
+
+    // === Upkeep: the same after every event ===
+
+    fn upkeep(&mut self, turn: &mut Turn) {
+        let now = turn.now;
+        let again = self.groups.iter().filter_map(|(&id, group)| match group.stage {
+            Stage::Settling(outcome) if group.not_before <= now => Some((id, outcome)),
+            _ => None,
+        });
+        let again: Vec<_> = again.collect();
+        again.into_iter().for_each(|(id, outcome)| self.settle(id, outcome, turn));
+        if self.way == Way::Off {
+            return;
+        }
+        if self.doubts() {
+            if !self.probing && self.probe_at <= now {
+                self.probe(turn);
+            }
+            return;
+        }
+        if self.way == Way::Witness {
+            self.witness(turn)
+        } else {
+            self.look(turn)
+        }
+        let room = GROUPS_MAX.saturating_sub(self.groups.len());
+        let due = self.may_be_due || self.next_at.is_some_and(|at| at <= now);
+        // A few at once: an ask for each that is settled would be many.
+        if !self.asking && due && room >= GROUPS_MAX / 4 {
+            self.asking = true;
+            self.next_at = None;
+            turn.actions.push(Action::Ask(room));
+        }
+        let waits = self.left.saturating_add(self.groups.len());
+        if self.belief == Belief::Yes && waits > BEHIND {
+            self.believe(Belief::Behind, turn);
+        } else if self.belief == Belief::Behind && waits < BEHIND / 2 {
+            self.believe(Belief::Yes, turn);
+        }
+    }
+
+    fn look(&mut self, turn: &mut Turn) {
+        let looking = |group: &&Group| matches!(group.stage, Stage::Looked(_));
+        let mut free = LOOKS_AT_ONCE.saturating_sub(self.groups.values().filter(looking).count());
+        for (&id, group) in &mut self.groups {
+            if free == 0 {
+                break;
+            }
+            if let Stage::Waits(what) = group.stage
+                && group.not_before <= turn.now
+            {
+                group.stage = Stage::Looked(what);
+                self.looks = self.looks.saturating_add(1);
+                turn.actions.push(Action::Look { group: id, what });
+                free = free.saturating_sub(1);
+            }
+        }
+    }
+
+    fn witness(&mut self, turn: &mut Turn) {
+        if self.probing || self.probe_at > turn.now {
+            return;
+        }
+        let mut any = false;
+        for group in self.groups.values_mut().filter(|group| matches!(group.stage, Stage::Waits(_))) {
+            group.stage = Stage::Witnessed;
+            any = true;
+        }
+        if any {
+            self.probe_at = turn.now.saturating_add(WITNESS_PAUSE);
+            self.probe(turn);
+        }
+    }
+
+    fn probe(&mut self, turn: &mut Turn) {
+        self.probing = true;
+        self.looks = self.looks.saturating_add(1);
+        turn.actions.push(Action::Probe { read: self.way.reads() });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,379 @@
+//! Owns what a look at Blueflood is made of: which rows are looked for, what its query side is asked, and which rows
+//! stand in its answer. It never sends anything, and never decides what follows.
+//!
+//! - A *look* is for some rows of a payload: a sample of them, or all. It is one query or several, each a
+//!   `POST /v2.0/{tenant}/views` of at most [`NAMES_MAX`] names and a short time, for a query reads all that lies between.
+//! - A row that stands in the answer is proven to be stored. One that does not is proven to be nothing: the first
+//!   answer after an outage was seen to lack rows that were there (`shared/contract/blueflood.md`, 5).
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap, HashSet},
+};
+
+use serde::Deserialize;
+
+use super::row::{self, RowsRef};
+
+/// Names in one query, at most: Blueflood refuses more (4).
+pub const NAMES_MAX: usize = 100;
+
+/// Rows of a query lie no farther apart than this, in milliseconds: a name's other datapoints between come with it.
+const SPAN_MS_MAX: i64 = 300_000;
+
+/// Rows that Blueflood writes in one batch: a sample has some of each.
+const BATCH_ROWS: usize = 100;
+
+/// A row that ends sooner than this, in milliseconds, may be gone before it is looked for.
+const ENDS_MS_MIN: i64 = 60_000;
+
+/// A row, as far as a look needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// All of it.
+    pub text: &'a [u8],
+    /// Its name as it stands there: with its prefix, and escaped.
+    pub name: &'a [u8],
+    /// Its time, in milliseconds since 1970.
+    pub ms: i64,
+    /// For how long it is stored, in seconds.
+    ttl_s: i64,
+}
+
+impl<'a> Row<'a> {
+    /// What is needed of a row.
+    pub fn of(text: &'a [u8]) -> Option<Self> {
+        let number = |bytes: &[u8]| {
+            let end = bytes.iter().position(|byte| !matches!(byte, b'-' | b'0'..=b'9'))?;
+            std::str::from_utf8(bytes.get(..end)?).ok()?.parse::<i64>().ok()
+        };
+        let rest = text.strip_prefix(b"{\"collectionTime\":")?;
+        let ms = number(rest)?;
+        let at = rest.iter().position(|&byte| byte == b',')?;
+        let ttl_s = number(rest.get(at..)?.strip_prefix(b",\"ttlInSeconds\":")?)?;
+        Some(Self { text, name: row::name(text)?, ms, ttl_s })
+    }
+
+    /// Whether it will still be there.
+    fn lasts(&self, now_ms: i64) -> bool {
+        self.ms.saturating_add(self.ttl_s.saturating_mul(1_000)) > now_ms.saturating_add(ENDS_MS_MIN)
+    }
+}
+
+/// The rows that can be looked for at `now_ms`: not those that are over, or nearly.
+pub fn rows<'a>(rows: impl Iterator<Item = RowsRef<'a>>, now_ms: i64) -> Vec<Row<'a>> {
+    let all = rows.flat_map(|rows| rows.iter().collect::<Vec<_>>());
+    all.filter_map(Row::of).filter(|row| row.lasts(now_ms)).collect()
+}
+
+/// The numbers of rows for a sample: at most [`NAMES_MAX`] of one short time, the last row with them, and some of each of
+/// Blueflood's batches. `random` draws a number below its argument.
+pub fn sample(rows: &[Row<'_>], mut random: impl FnMut(u32) -> u32) -> Vec<u32> {
+    if rows.len() <= NAMES_MAX {
+        return (0..).take(rows.len()).collect();
+    }
+    let mut draw = |below: usize| random(u32::try_from(below).unwrap_or(u32::MAX).max(1)) as usize;
+    // Where rows lie far apart, a sample is of one time of them.
+    let span = |rows: &[Row<'_>]| {
+        let times = rows.iter().map(|row| row.ms);
+        times.clone().max().unwrap_or(0).saturating_sub(times.min().unwrap_or(0))
+    };
+    let mut near: Vec<usize> = (0..rows.len()).collect();
+    if span(rows) > SPAN_MS_MAX {
+        let around = if draw(2) == 0 { rows.len().saturating_sub(1) } else { draw(rows.len()) };
+        let middle = rows.get(around).map_or(0, |row| row.ms);
+        near.retain(|&at| {
+            rows.get(at).is_some_and(|row| row.ms.saturating_sub(middle).saturating_abs() <= SPAN_MS_MAX / 2)
+        });
+    }
+    let batches = near.len().div_ceil(BATCH_ROWS).max(1);
+    let each = (NAMES_MAX.saturating_sub(1) / batches).max(1);
+    let mut picked: BTreeSet<usize> = near.last().copied().into_iter().collect();
+    for batch in near.chunks(BATCH_ROWS) {
+        for _ in 0..each {
+            if picked.len() < NAMES_MAX {
+                picked.extend(batch.get(draw(batch.len())));
+            }
+        }
+    }
+    picked.into_iter().filter_map(|at| u32::try_from(at).ok()).collect()
+}
+
+/// One query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// The first millisecond that is asked for.
+    pub from: i64,
+    /// The last one.
+    pub to: i64,
+    /// The body: the names.
+    pub body: Vec<u8>,
+    /// The numbers of the rows that it is for.
+    pub wanted: Vec<u32>,
+}
+
+/// The queries for some rows, by their numbers.
+pub fn queries(rows: &[Row<'_>], wanted: &[u32]) -> Vec<Query> {
+    let mut wanted: Vec<(u32, &Row<'_>)> =
+        wanted.iter().filter_map(|&at| Some((at, rows.get(at as usize)?))).collect();
+    wanted.sort_by_key(|(_, row)| row.ms);
+    let mut queries = Vec::new();
+    let mut rest = wanted.as_slice();
+    while let Some((_, first)) = rest.first() {
+        let mut names: HashSet<&[u8]> = HashSet::new();
+        let mut body = vec![b'['];
+        let mut taken: usize = 0;
+        for (_, row) in rest {
+            let is_new = !names.contains(row.name);
+            if row.ms.saturating_sub(first.ms) > SPAN_MS_MAX || (is_new && names.len() >= NAMES_MAX) {
+                break;
+            }
+            if is_new {
+                names.insert(row.name);
+                body.extend_from_slice(if taken == 0 { b"\"" } else { b",\"" });
+                body.extend_from_slice(row.name);
+                body.push(b'"');
+            }
+            taken = taken.saturating_add(1);
+        }
+        body.push(b']');
+        let (here, left) = rest.split_at(taken.clamp(1, rest.len()));
+        let to = here.last().map_or(first.ms, |(_, row)| row.ms);
+        queries.push(Query {
+            from: first.ms,
+            // Blueflood wants it to be later than `from`.
+            to: to.saturating_add(1),
+            body,
+            wanted: here.iter().map(|(at, _)| *at).collect(),
+        });
+        rest = left;
+    }
+    queries
+}
+
+#[derive(Deserialize)]
+struct Views<'a> {
+    #[serde(borrow)]
+    metrics: Vec<View<'a>>,
+}
+
+#[derive(Deserialize)]
+struct View<'a> {
+    #[serde(borrow)]
+    metric: Cow<'a, str>,
+    #[serde(default)]
+    data: Vec<Point>,
+}
+
+#[derive(Deserialize)]
+struct Point {
+    timestamp: i64,
+}
+
+/// The rows of a query that do not stand in its answer; `None` if that is no answer to such a query. `tenant` may have a
+/// dot in it: then Blueflood takes what follows it for the beginning of the name.
+pub fn absent(rows: &[Row<'_>], query: &Query, answer: &[u8], tenant: &str) -> Option<Vec<u32>> {
+    let views: Views<'_> = serde_json::from_slice(answer).ok()?;
+    let tail = tenant.split_once('.').map_or("", |(_, tail)| tail);
+    let mut found: HashMap<&str, HashSet<i64>> = HashMap::new();
+    for view in &views.metrics {
+        let times = || view.data.iter().map(|point| point.timestamp);
+        let name: &str = &view.metric;
+        found.entry(name).or_default().extend(times());
+        let without = name.strip_prefix(tail).and_then(|rest| rest.strip_prefix('.'));
+        if let Some(without) = without.filter(|_| !tail.is_empty()) {
+            found.entry(without).or_default().extend(times());
+        }
+    }
+    let is_absent = |at: &&u32| {
+        let Some(row) = rows.get(**at as usize) else { return false };
+        let name = plain(row.name);
+        !found.get(&*name).is_some_and(|times| times.contains(&row.ms))
+    };
+    Some(query.wanted.iter().filter(is_absent).copied().collect())
+}
+
+/// A name as it is meant.
+fn plain(escaped: &[u8]) -> Cow<'_, str> {
+    if !escaped.contains(&b'\\') {
+        return String::from_utf8_lossy(escaped);
+    }
+    let quoted = [b"\"", escaped, b"\""].concat();
+    match serde_json::from_slice::<String>(&quoted) {
+        Ok(name) => Cow::Owned(name),
+        Err(_) => String::from_utf8_lossy(escaped),
+    }
+}
+
+/// Whether an answer to a query without parameters is that of Blueflood's query side (4): it costs nothing there.
+pub fn is_query_side(status: u16, body: &[u8]) -> bool {
+    status == 400 && memchr::memmem::find(body, b"No query parameters present").is_some()
+}
+
+// === The witness ===
+
+/// Slots that a witness goes through, of [`SLOT_MS`] each.
+const SLOTS: u32 = 200;
+
+/// See [`witness_ms`].
+const SLOT_MS: i64 = 1_200_000;
+
+/// So late Blueflood takes a datapoint for a late one.
+const LATE_MS: i64 = 600_000;
+
+/// The time of the `n`-th witness. A late datapoint in a slot that was not used for half a minute makes Blueflood write
+/// to its store before it answers, so that its answer is true (`shared/stored.md`).
+pub fn witness_ms(n: u32, now_ms: i64) -> i64 {
+    let slots_back = i64::from(n % SLOTS).saturating_mul(SLOT_MS);
+    now_ms.saturating_sub(LATE_MS).saturating_sub(slots_back)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::row::Rows;
+
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    fn text(name: &str, ms: i64, ttl_s: i64) -> String {
+        let name = serde_json::to_string(name).unwrap();
+        format!(r#"{{"collectionTime":{ms},"ttlInSeconds":{ttl_s},"metricValue":1.0,"metricName":{name}}}"#)
+    }
+
+    fn of(points: &[(String, i64)]) -> Rows {
+        let mut rows = Rows::default();
+        for (name, ms) in points {
+            rows.append(RowsRef { text: text(name, *ms, 86_400).as_bytes(), count: 1 });
+        }
+        rows
+    }
+
+    /// An answer as Blueflood gives it to `query`, of a store that keeps some points.
+    fn answer(query: &Query, kept: &[(String, i64)], prefix: &str) -> Vec<u8> {
+        let names: Vec<String> = serde_json::from_slice(&query.body).unwrap();
+        let metric = |name: &String| {
+            let here = kept.iter().filter(|(kept, ms)| kept == name && (query.from..=query.to).contains(ms));
+            let data: Vec<_> = here
+                .map(|(_, ms)| serde_json::json!({"numPoints": 1, "average": 2.0, "timestamp": ms}))
+                .collect();
+            serde_json::json!({"unit": "unknown", "data": data, "metric": format!("{prefix}{name}"), "type": "number"})
+        };
+        serde_json::to_vec(
+            &serde_json::json!({ "metrics": names.iter().rev().map(metric).collect::<Vec<_>>() }),
+        )
+        .unwrap()
+    }
+
+    fn missing(rows: &Rows, wanted: &[u32], kept: &[(String, i64)], tenant: &str, prefix: &str) -> Vec<u32> {
+        let rows = super::rows([rows.as_ref()].into_iter(), NOW_MS);
+        let queries = queries(&rows, wanted);
+        let mut all: Vec<u32> = queries
+            .iter()
+            .flat_map(|query| absent(&rows, query, &answer(query, kept, prefix), tenant).unwrap())
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_what_is_not_stored_is_absent(
+            points in prop::collection::vec(("[a-c\"\\\\/ü\n]{1,3}", 0i64..2_000_000, any::<bool>()), 1..250),
+        ) {
+            let all: Vec<_> = points.iter().map(|(name, ago, _)| (name.clone(), NOW_MS - ago)).collect();
+            let kept: Vec<_> =
+                all.iter().zip(&points).filter(|(_, (_, _, kept))| *kept).map(|(point, _)| point.clone()).collect();
+            let wanted: Vec<u32> = (0..all.len() as u32).collect();
+            let lost: Vec<u32> =
+                wanted.iter().copied().filter(|&at| !kept.contains(&all[at as usize])).collect();
+            prop_assert_eq!(missing(&of(&all), &wanted, &kept, "t", ""), lost);
+        }
+
+        #[test]
+        fn a_query_has_few_names_and_a_short_time_and_every_row_is_in_one(
+            times in prop::collection::vec(0i64..900_000, 1..400),
+        ) {
+            let all: Vec<_> = times.iter().enumerate().map(|(i, ago)| (format!("m.{i}"), NOW_MS - ago)).collect();
+            let rows = of(&all);
+            let rows = super::rows([rows.as_ref()].into_iter(), NOW_MS);
+            let wanted: Vec<u32> = (0..all.len() as u32).collect();
+            let queries = queries(&rows, &wanted);
+            for query in &queries {
+                let names: Vec<String> = serde_json::from_slice(&query.body).unwrap();
+                prop_assert!(names.len() <= NAMES_MAX && query.to > query.from);
+                prop_assert!(query.to - query.from <= SPAN_MS_MAX + 1);
+            }
+            let mut asked: Vec<u32> = queries.into_iter().flat_map(|query| query.wanted).collect();
+            asked.sort_unstable();
+            prop_assert_eq!(asked, wanted);
+        }
+
+        #[test]
+        fn a_sample_is_one_query_with_some_of_each_batch(n in 1usize..5_000, far: bool, seed: u64) {
+            let ms = |i: usize| if far { NOW_MS - i as i64 * 60_000 } else { NOW_MS - i as i64 };
+            let all: Vec<_> = (0..n).map(|i| (format!("m.{i}"), ms(i))).collect();
+            let rows = of(&all);
+            let rows = super::rows([rows.as_ref()].into_iter(), NOW_MS - 50 * 86_400_000);
+            let mut state = seed;
+            let picked = sample(&rows, |below| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as u32 % below
+            });
+            prop_assert!(!picked.is_empty() && picked.len() <= NAMES_MAX);
+            if n > NAMES_MAX {
+                prop_assert_eq!(queries(&rows, &picked).len(), 1);
+            }
+            if !far {
+                prop_assert!(picked.contains(&(n as u32 - 1)));
+                let batches: HashSet<u32> = picked.iter().map(|at| at / 100).collect();
+                prop_assert!(batches.len() >= n.div_ceil(100).min(98));
+            }
+        }
+
+        #[test]
+        fn no_answer_is_taken_for_one_that_is_none(bytes: Vec<u8>) {
+            let rows = of(&[("a".into(), NOW_MS)]);
+            let rows = super::rows([rows.as_ref()].into_iter(), NOW_MS);
+            let query = &queries(&rows, &[0])[0];
+            prop_assert!(absent(&rows, query, &bytes, "t").is_none_or(|absent| absent == [0]));
+        }
+    }
+
+    #[test]
+    fn the_tail_of_a_dotted_tenant_may_stand_before_a_name() {
+        let all = [("c.d".to_owned(), NOW_MS)];
+        assert_eq!(missing(&of(&all), &[0], &all, "a.b", "b."), [0; 0]);
+        assert_eq!(missing(&of(&all), &[0], &all, "a", "b."), [0]);
+    }
+
+    #[test]
+    fn what_is_over_or_nearly_is_not_looked_for() {
+        let mut rows = Rows::default();
+        for (ms, ttl_s) in
+            [(NOW_MS, 59), (NOW_MS, 61), (NOW_MS - 3_600_000, 3_000), (NOW_MS - 3_600_000, 3_700)]
+        {
+            rows.append(RowsRef { text: text("a", ms, ttl_s).as_bytes(), count: 1 });
+        }
+        let ttls: Vec<i64> =
+            super::rows([rows.as_ref()].into_iter(), NOW_MS).iter().map(|row| row.ttl_s).collect();
+        assert_eq!(ttls, [61, 3_700]);
+    }
+
+    #[test]
+    fn a_witness_uses_no_slot_again_within_half_a_minute_and_none_that_blueflood_refuses() {
+        let times: HashSet<i64> = (0..SLOTS).map(|n| witness_ms(n, NOW_MS).div_euclid(SLOT_MS)).collect();
+        assert_eq!(times.len(), SLOTS as usize);
+        let oldest = (0..SLOTS).map(|n| witness_ms(n, NOW_MS)).min().unwrap();
+        assert!(NOW_MS - oldest < 259_200_000);
+        assert_eq!(witness_ms(SLOTS, NOW_MS), witness_ms(0, NOW_MS));
+    }
+
+    #[test]
+    fn the_query_side_is_known_by_its_words() {
+        assert!(is_query_side(400, br#"{"errors":[{"message":"No query parameters present."}]}"#));
+        assert!(!is_query_side(404, b""));
+        assert!(!is_query_side(400, b"Bad Request"));
+    }
+}
