@@ -4,7 +4,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use crate::world::*;
 
@@ -220,17 +221,39 @@ fn a_backlog_on_a_full_disk_stays_while_chunks_keep_coming_and_grows_again_with_
     assert_eq!(daemon.stop().code, Some(0));
 }
 
-/// Another program that takes whatever room there is, as soon as there is some; in the end it is all given back.
-fn hog(folder: &Path, done: &std::sync::atomic::AtomicBool) {
-    let path = folder.join("hog");
-    let mut file = std::fs::File::create(&path).unwrap();
-    let block = vec![7; 16 << 10];
-    while !done.load(std::sync::atomic::Ordering::Relaxed) {
-        if std::io::Write::write_all(&mut file, &block).is_err() {
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+/// Another program that takes whatever room there is, as soon as there is some, and has taken all that there was at first;
+/// dropped, it gives all back.
+struct Hog {
+    path: PathBuf,
+    done: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Hog {
+    fn new(folder: &Path) -> Self {
+        let (path, done) = (folder.join("hog"), Arc::new(AtomicBool::new(false)));
+        let mut file = std::fs::File::create(&path).unwrap();
+        let block = vec![7; 16 << 10];
+        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        let is_done = done.clone();
+        let thread = std::thread::spawn(move || {
+            while !is_done.load(Ordering::Relaxed) {
+                if std::io::Write::write_all(&mut file, &block).is_err() {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            }
+        });
+        Self { path, done, thread: Some(thread) }
     }
-    std::fs::remove_file(path).unwrap();
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        let removed = std::fs::remove_file(&self.path);
+        assert!(std::thread::panicking() || (removed.is_ok() && ended.is_some_and(|ended| ended.is_ok())));
+    }
 }
 
 #[test]
@@ -247,22 +270,19 @@ fn a_program_that_takes_all_that_is_given_back_leaves_the_backlog_where_it_was()
             daemon.expect_received(sent);
         }
         daemon.expect("all in the file", |stats| stats["datapoints"]["in_spool"] == 25_000);
-        let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| hog(&disk.0, &done));
-            let since = uptime(&daemon.stats());
-            while uptime(&daemon.stats()) < since + 8 {
-                let buffered = daemon.count("buffered");
-                assert!(buffered >= 22_500, "{policy}: 25000 fell to {buffered}: {:#}", daemon.stats());
-                // No more than TCP takes: with `block` nothing is read.
-                if sent < (if policy == "block" { 28_000 } else { 40_000 }) {
-                    daemon.send(bulky("more", 200));
-                    sent += 200;
-                }
+        let hog = Hog::new(&disk.0);
+        let since = uptime(&daemon.stats());
+        while uptime(&daemon.stats()) < since + 8 {
+            let buffered = daemon.count("buffered");
+            assert!(buffered >= 22_500, "{policy}: 25000 fell to {buffered}: {:#}", daemon.stats());
+            // No more than TCP takes: with `block` nothing is read.
+            if sent < (if policy == "block" { 28_000 } else { 40_000 }) {
+                daemon.send(bulky("more", 200));
+                sent += 200;
             }
-            assert_eq!(daemon.stats()["spool"]["disk_full"], true);
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
+        }
+        assert_eq!(daemon.stats()["spool"]["disk_full"], true);
+        drop(hog);
         daemon.expect("free", |stats| stats["spool"]["disk_full"] == false);
         world.answers("");
         daemon.expect_settled(sent);
