@@ -17,10 +17,11 @@ use actix::{
 };
 use bytes::Bytes;
 use slog::{Logger, error, info, warn};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::post::Target;
 use crate::{
+    confirmer,
     core::{
         blueflood::Verdict,
         chunk::{Chunk, Encoding},
@@ -149,6 +150,7 @@ pub struct Forwarder {
     options: Options,
     spool: Spool,
     status: SharedStatus,
+    confirmer: confirmer::Shared,
     log: Logger,
     clock: Instant,
     outbox: Outbox,
@@ -187,8 +189,8 @@ enum Sent {
 }
 
 /// Why there is no token.
-struct Missing {
-    cause: String,
+pub(crate) struct Missing {
+    pub(crate) cause: String,
     retry_in: Duration,
 }
 
@@ -214,13 +216,21 @@ struct Ready {
 
 impl Forwarder {
     /// A forwarder of what is in the spool.
-    pub fn new(line: Lifeline, options: Options, spool: Spool, status: SharedStatus, log: Logger) -> Self {
+    pub fn new(
+        line: Lifeline,
+        options: Options,
+        spool: Spool,
+        status: SharedStatus,
+        confirmer: confirmer::Shared,
+        log: Logger,
+    ) -> Self {
         Self {
             _line: line,
             outbox: Outbox::new(options.limits),
             options,
             spool,
             status,
+            confirmer,
             log,
             clock: Instant::now(),
             client: None,
@@ -408,9 +418,14 @@ impl Forwarder {
 
     fn settle(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, fate: Fate, ctx: &mut Context<Self>) {
         let spool = self.spool.clone();
+        let acknowledges =
+            matches!(fate, Fate::Acknowledged { .. } | Fate::DeliveredExcept { read_back: true, .. });
         let settled = async move { spool.settle(chunks, fate).await };
         ctx.spawn(settled.into_actor(self).map(move |settled, forwarder, ctx| {
             faults::point("forwarder.settled");
+            if acknowledges {
+                forwarder.confirmer.poke();
+            }
             let event = match settled {
                 Ok(pieces) => Event::Settled { parcel, pieces },
                 Err(_) => Event::NotSettled { parcel },
@@ -454,6 +469,18 @@ impl Forwarder {
                     "bytes" => payload_bytes_max);
             }
         }
+    }
+
+    /// Goes by what the confirmer says, now and whenever it says something else.
+    fn stand(&mut self, mut standing: watch::Receiver<outbox::Standing>, ctx: &mut Context<Self>) {
+        let now = standing.borrow_and_update().clone();
+        self.event(Event::Standing(now), ctx);
+        let changed = async move { standing.changed().await.is_ok().then_some(standing) };
+        ctx.spawn(changed.into_actor(self).map(|standing, forwarder, ctx| {
+            if let Some(standing) = standing {
+                forwarder.stand(standing, ctx);
+            }
+        }));
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -510,7 +537,7 @@ async fn body(
 }
 
 /// A token for the next request, newer than the one that was refused; none if none is wanted.
-async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Missing> {
+pub(crate) async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Missing> {
     let Some(auth) = auth else { return Ok(None) };
     let token = match refused {
         Some(generation) => auth.rejected.ask(|| Rejected { generation }).await,
@@ -531,6 +558,7 @@ impl Actor for Forwarder {
     fn started(&mut self, ctx: &mut Self::Context) {
         // A client is of one thread, and a new incarnation gets new connections.
         self.client = Some(Rc::new(post::client(&self.options.target)));
+        self.stand(self.confirmer.standing(), ctx);
         self.event(Event::Tick, ctx);
         ctx.run_interval(TICK, Self::tick);
     }

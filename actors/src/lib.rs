@@ -20,6 +20,7 @@
 //! | [`listener`] | an endpoint: its socket and connections, from bytes to rows |
 //! | [`collector`] | the open chunk, and the two timers |
 //! | [`forwarder`] | the way out: what is stored, what is in flight, what an answer leads to |
+//! | [`confirmer`] | looking: what Blueflood acknowledged is read back, and whether it can be believed |
 //! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
 //! | [`http_client`] | the connections on the way out, and what awc sees of them |
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
@@ -30,6 +31,7 @@
 //! | [`faults`] | the places where tests make an actor die |
 
 pub mod collector;
+pub mod confirmer;
 pub mod core;
 pub mod faults;
 pub mod forwarder;

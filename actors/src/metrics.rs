@@ -57,6 +57,8 @@ pub struct Sources {
     pub spool: Spool,
     /// The forwarder.
     pub forwarder: SharedStatus,
+    /// Who reads back what Blueflood acknowledged.
+    pub confirming: crate::confirmer::Shared,
     /// Keystone's actor, if there is one.
     pub keystone: Option<keystone_auth::SharedStatus>,
     /// The listeners.
@@ -109,6 +111,7 @@ impl Board {
         let Sources {
             spool,
             forwarder,
+            confirming,
             keystone,
             listeners,
             taps,
@@ -126,6 +129,7 @@ impl Board {
             ledger: spool.ledger().snapshot(),
             spool: spool.status(),
             forwarder: forwarder.snapshot(),
+            confirming: confirming.status(),
             keystone: keystone
                 .as_ref()
                 .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),

@@ -7,11 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::System;
 use actix_rt::Arbiter;
+use actors::confirmer::query::Query;
 use actors::core::blueflood::Verdict;
 use actors::core::chunk::Sealer;
+use actors::core::confirm::Way;
 use actors::core::datapoint::Datapoint;
+use actors::core::look::Row;
 use actors::core::payload;
-use actors::core::row::{Encoder, Rows};
+use actors::core::row::{Encoder, Rows, Skipped};
 use actors::forwarder::post::{self, Target};
 use actors::keystone_auth::{self, GetToken, KeystoneAuth, Token};
 use actors::supervisor::{Storms, Supervised};
@@ -21,10 +24,14 @@ use tokio::sync::mpsc;
 
 use super::{complain, say};
 use crate::daemon;
-use crate::settings::Settings;
+use crate::settings::{QuerySide, Settings};
 
 /// How long an answer to a mere probe may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a datapoint that was sent is looked for, and the pause between.
+const READS: u32 = 5;
+const READ_PAUSE: Duration = Duration::from_millis(500);
 
 /// The name of the datapoint that `--send` sends, behind the prefix.
 const NAME: &[u8] = b"blueflood-forward.check";
@@ -40,7 +47,71 @@ async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> bool {
     if !blueflood(settings, &target).await || !granted {
         return false;
     }
-    !send || datapoint(settings, &target, token.as_deref()).await
+    let Some(query) = read_back(settings, &target, token.clone()).await else { return false };
+    !send || datapoint(settings, &target, token.as_deref(), query.as_ref()).await
+}
+
+/// Whether what Blueflood takes can be read back, which it says. The query side, if there is one; nothing if there should
+/// be.
+async fn read_back(settings: &Settings, target: &Target, token: Option<Arc<Token>>) -> Option<Option<Query>> {
+    let url = match &settings.query {
+        QuerySide::Off => {
+            say("Read back  not tried: query is off, so what Blueflood acknowledges is not read back");
+            return Some(None);
+        }
+        QuerySide::Auto => settings.query_usual(),
+        QuerySide::At(url) => url.clone(),
+    };
+    let is_wanted = settings.query != QuerySide::Auto || settings.confirm.is_some_and(Way::reads);
+    let query = Query::new(&url, target.tls.clone(), None).with_token(token);
+    if !query.is_there(&settings.tenant).await {
+        if !is_wanted {
+            say(format_args!(
+                "Read back  nothing answers as Blueflood's query service at {url}, so what Blueflood acknowledges is not \
+                 read back; --query names another place"
+            ));
+            return Some(None);
+        }
+        complain(format_args!("error: nothing answers as Blueflood's query service at {url}; check --query"));
+        return None;
+    }
+    // Whether it is there or not tells nothing: that there is an answer does.
+    let row = sample(settings).ok()?;
+    match query.look(&settings.tenant, Row::of(&row.text).as_slice(), &[0], PATIENCE).await {
+        Ok(_) => {
+            say(format_args!("Read back  works ({url})"));
+            Some(Some(query))
+        }
+        Err(cause) => {
+            complain(format_args!(
+                "error: Blueflood's query service at {url} cannot be asked: {cause}; check --query, the credentials, and \
+                 Blueflood's Cassandra"
+            ));
+            None
+        }
+    }
+}
+
+/// The row that `--send` sends, of now.
+fn sample(settings: &Settings) -> Result<Rows, Skipped> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut rows = Rows::default();
+    let datapoint = Datapoint { name: NAME, timestamp: now.as_secs_f64(), value: 1.0 };
+    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    Encoder::new(&daemon::rows(settings)).encode(&datapoint, now_ms, &mut rows)?;
+    Ok(rows)
+}
+
+/// Whether a row was read back, at once or a little later.
+async fn is_back(settings: &Settings, query: &Query, row: &Rows) -> bool {
+    for _ in 0..READS {
+        let absent = query.look(&settings.tenant, Row::of(&row.text).as_slice(), &[0], PATIENCE).await;
+        if absent.is_ok_and(|absent| absent.is_empty()) {
+            return true;
+        }
+        actix_rt::time::sleep(READ_PAUSE).await;
+    }
+    false
 }
 
 /// Asks Keystone for a token, if there are credentials; whether nothing stands in the way of a request.
@@ -100,30 +171,54 @@ async fn blueflood(settings: &Settings, target: &Target) -> bool {
 }
 
 /// Sends one datapoint on the very way that the daemon's go.
-async fn datapoint(settings: &Settings, target: &Target, token: Option<&Token>) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut rows = Rows::default();
-    let datapoint = Datapoint { name: NAME, timestamp: now.as_secs_f64(), value: 1.0 };
-    let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    if let Err(skipped) = Encoder::new(&daemon::rows(settings)).encode(&datapoint, now_ms, &mut rows) {
-        complain(format_args!(
-            "error: the datapoint cannot be sent: {}; check --metric_prefix and --limit",
-            skipped.label()
-        ));
-        return false;
-    }
+async fn datapoint(
+    settings: &Settings,
+    target: &Target,
+    token: Option<&Token>,
+    query: Option<&Query>,
+) -> bool {
+    let row = match sample(settings) {
+        Ok(row) => row,
+        Err(skipped) => {
+            complain(format_args!(
+                "error: the datapoint cannot be sent: {}; check --metric_prefix and --limit",
+                skipped.label()
+            ));
+            return false;
+        }
+    };
     let encoding = daemon::encoding(settings);
-    let chunk = Sealer::new(encoding).seal(&rows.into());
+    let chunk = Sealer::new(encoding).seal(&row.clone().into());
     let verdict = match payload::compose(&[chunk], encoding) {
         Ok(body) => post::post(&post::client(target), target, &settings.tenant, token, encoding, body).await,
         Err(damaged) => Verdict::RefusedWhole(damaged.to_string()),
     };
     let name = String::from_utf8_lossy(NAME);
     match verdict {
-        Verdict::Stored => {
-            say(format_args!("Blueflood  stored a datapoint {name} ({})", target.ingest_url("")));
-            true
-        }
+        Verdict::Stored => match query {
+            None => {
+                say(format_args!(
+                    "Blueflood  stored a datapoint {name}, or says so: it is not read back ({})",
+                    target.ingest_url("")
+                ));
+                true
+            }
+            Some(query) if is_back(settings, query, &row).await => {
+                say(format_args!(
+                    "Blueflood  stored a datapoint {name}, and it was read back ({})",
+                    target.ingest_url("")
+                ));
+                true
+            }
+            Some(_) => {
+                complain(format_args!(
+                    "error: Blueflood says that it stored a datapoint {name} ({}), and it cannot be read back; check \
+                     --query, and Blueflood's Cassandra",
+                    target.ingest_url("")
+                ));
+                false
+            }
+        },
         other => {
             complain(format_args!(
                 "error: Blueflood did not store a datapoint {name} ({}): {}; check --tenant, the credentials and --ttl",

@@ -179,7 +179,7 @@ fn show(info: &Info, path: &Path, now: SystemTime) {
         "ledger        received {} = skipped {} + here {} + delivered {} + refused {} + dropped {} (unaccounted {})",
         ledger.received,
         actors::core::ledger::sum(&ledger.skipped),
-        ledger.spooled,
+        ledger.spooled.saturating_add(ledger.acknowledged),
         ledger.delivered,
         info.refused(),
         actors::core::ledger::sum(&ledger.dropped),

@@ -174,9 +174,12 @@ fn text(stats: &Value) -> Vec<String> {
             ago(at(forwarder, "/last_success"), "not since the start: not tried yet, or nothing passed")
         ),
         _ => format!(
-            "Blueflood  not now: {}; next try in {:.1} s; last took metrics {}",
+            "Blueflood  not now: {}{}; last took metrics {}",
             plain(at(gate, "/cause")).escape_debug(),
-            at(gate, "/next_try_in_s").as_f64().unwrap_or(0.0),
+            at(gate, "/next_try_in_s")
+                .as_f64()
+                .filter(|&left| left > 0.0)
+                .map_or(String::new(), |left| format!("; next try in {left:.1} s")),
             ago(at(forwarder, "/last_success"), "not since the start")
         ),
     });
@@ -219,6 +222,17 @@ fn text(stats: &Value) -> Vec<String> {
         n(at(points, "/dropped")),
         at(points, "/unaccounted")
     ));
+    lines.push(match at(stats, "/confirm/mode").as_str() {
+        // An older daemon says nothing of it, and reads nothing back.
+        None | Some("off") => {
+            "delivered  means acknowledged, not read back: see --query and --confirm".to_owned()
+        }
+        Some(mode) => format!(
+            "delivered  means confirmed ({mode}): {} acknowledged and not read back yet, {} sent again",
+            n(at(points, "/acknowledged")),
+            n(at(stats, "/confirm/resent"))
+        ),
+    });
     for listener in at(stats, "/listeners").as_array().into_iter().flatten() {
         lines.push(format!(
             "listener   {} ({}): {} connections, {} datapoints, the last {}",

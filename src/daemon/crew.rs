@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::Arbiter;
 use actors::collector::{self, Collector, Hand};
+use actors::confirmer::{self, Confirmer};
 use actors::core::endpoint::{Endpoint, Transport};
 use actors::core::ledger::{Ledger, sum};
 use actors::core::protocol::Protocol;
@@ -108,6 +109,8 @@ pub(super) struct Crew {
     collector: Supervised<Collector>,
     forwarder: Supervised<Forwarder>,
     forwarder_status: forwarder::SharedStatus,
+    confirmer: Supervised<Confirmer>,
+    confirming: confirmer::Shared,
     keystone: Option<Keystone>,
     /// Whom we trust on the way out.
     trust: Outgoing,
@@ -146,6 +149,7 @@ impl Crew {
         let log = ground.log.clone();
         let (stop, stopped) = watch::channel(false);
         let forwarder_status = forwarder::SharedStatus::default();
+        let confirming = confirmer::Shared::default();
         let hand = Hand::default();
 
         let keystone =
@@ -157,8 +161,13 @@ impl Crew {
             });
         let forwarder = {
             let options = options::forwarder(settings, auth(keystone.as_ref()), tls.clone());
-            let make = make_forwarder(options, &ground, &forwarder_status);
+            let make = make_forwarder(options, &ground, &forwarder_status, &confirming);
             Supervised::start("forwarder", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
+        };
+        let confirmer = {
+            let options = options::confirmer(settings, auth(keystone.as_ref()), tls.clone());
+            let make = make_confirmer(options, &ground, &confirming);
+            Supervised::start("confirmer", Arbiter::try_new()?.handle(), storms.clone(), log.clone(), make)
         };
         let collector = {
             let make = make_collector(options::collector(settings), &hand, &forwarder);
@@ -186,6 +195,8 @@ impl Crew {
             collector,
             forwarder,
             forwarder_status,
+            confirmer,
+            confirming,
             keystone,
             trust,
             figures: None,
@@ -254,8 +265,11 @@ impl Crew {
             keystone.options = options;
         }
         let options = options::forwarder(settings, auth(self.keystone.as_ref()), tls.clone());
-        let make = make_forwarder(options.clone(), &self.ground, &self.forwarder_status);
+        let make = make_forwarder(options.clone(), &self.ground, &self.forwarder_status, &self.confirming);
         self.forwarder.configure(make, forwarder::Configure(options));
+        let options = options::confirmer(settings, auth(self.keystone.as_ref()), tls.clone());
+        let make = make_confirmer(options.clone(), &self.ground, &self.confirming);
+        self.confirmer.configure(make, confirmer::Configure(options));
         let options = options::collector(settings);
         let make = make_collector(options, &self.hand, &self.forwarder);
         self.collector.configure(make, collector::Configure(options));
@@ -293,13 +307,14 @@ impl Crew {
     }
 
     fn sources(&self, settings: &Settings, shown: Value) -> Sources {
-        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals()];
+        let mut vitals = vec![self.collector.vitals(), self.forwarder.vitals(), self.confirmer.vitals()];
         vitals.extend(self.keystone.iter().map(|keystone| keystone.actor.vitals()));
         vitals.extend(self.listeners.iter().map(|running| running.actor.vitals()));
         vitals.extend(self.figures.iter().map(|figures| figures.metrics.vitals()));
         Sources {
             spool: self.ground.spool.clone(),
             forwarder: self.forwarder_status.clone(),
+            confirming: self.confirming.clone(),
             keystone: self.keystone.as_ref().map(|keystone| keystone.options.status.clone()),
             listeners: self.desks(),
             taps: self.common.taps.clone(),
@@ -342,12 +357,18 @@ impl Crew {
         if timeout(STORE_TIMEOUT, seal.ask(|| collector::Drain)).await.is_err() {
             warn!(log, "the spool did not take everything in time");
         }
-        let (deliver, time) = (self.forwarder.link(), settings.shutdown_timeout);
+        let (deliver, time, began) = (self.forwarder.link(), settings.shutdown_timeout, Instant::now());
         if deliver.ask(|| forwarder::Drain(time)).await.is_err() {
             warn!(log, "nothing more can be delivered: the forwarder is gone");
         }
+        // What nobody looked for in time is looked for by the next process.
+        let (confirm, time_left) = (self.confirmer.link(), time.saturating_sub(began.elapsed()));
+        if confirm.ask(|| confirmer::Drain(time_left)).await.is_err() {
+            warn!(log, "nothing more can be read back: the confirmer is gone");
+        }
         self.collector.let_go();
         self.forwarder.let_go();
+        self.confirmer.let_go();
         self.keystone.iter().for_each(|keystone| keystone.actor.let_go());
         self.figures.iter().for_each(|figures| figures.metrics.let_go());
         if let Err(error) = self.ground.spool.close().await {
@@ -393,9 +414,23 @@ fn make_forwarder(
     options: forwarder::Options,
     ground: &Ground,
     status: &forwarder::SharedStatus,
+    confirming: &confirmer::Shared,
 ) -> impl Fn(Lifeline) -> Forwarder + Clone + Send + 'static {
     let (spool, status, log) = (ground.spool.clone(), status.clone(), ground.log.clone());
-    move |line| Forwarder::new(line, options.clone(), spool.clone(), status.clone(), log.clone())
+    let confirming = confirming.clone();
+    move |line| {
+        let (status, confirming) = (status.clone(), confirming.clone());
+        Forwarder::new(line, options.clone(), spool.clone(), status, confirming, log.clone())
+    }
+}
+
+fn make_confirmer(
+    options: confirmer::Options,
+    ground: &Ground,
+    shared: &confirmer::Shared,
+) -> impl Fn(Lifeline) -> Confirmer + Clone + Send + 'static {
+    let (spool, shared, log) = (ground.spool.clone(), shared.clone(), ground.log.clone());
+    move |line| Confirmer::new(line, options.clone(), spool.clone(), shared.clone(), log.clone())
 }
 
 fn make_collector(

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::confirmer::Side;
 use actors::core::backoff::Backoff;
 use actors::core::chunk::Encoding;
 use actors::core::outbox::Limits;
@@ -19,7 +20,7 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 use slog::{Logger, debug, error, info, warn};
 
-use crate::settings::{CatchUp, Compress, Effective, Settings, SpoolFull, SpoolPlace, SpoolSync};
+use crate::settings::{CatchUp, Compress, Effective, QuerySide, Settings, SpoolFull, SpoolPlace, SpoolSync};
 
 /// The longest first pause after a failure.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
@@ -116,6 +117,36 @@ pub(super) fn forwarder(
         encoding: encoding(settings),
         keeps: settings.spool != SpoolPlace::Memory,
     }
+}
+
+/// How what Blueflood acknowledged is read back.
+pub(super) fn confirmer(
+    settings: &Settings,
+    auth: Option<Auth>,
+    tls: Arc<ClientConfig>,
+) -> actors::confirmer::Options {
+    actors::confirmer::Options {
+        way: settings.confirm,
+        side: match &settings.query {
+            QuerySide::Auto => Side::Auto(settings.query_usual()),
+            QuerySide::Off => Side::Off,
+            QuerySide::At(url) => Side::At(url.clone()),
+        },
+        delay: settings.confirm_delay,
+        target: target(settings, tls),
+        encoding: encoding(settings),
+        auth,
+        rows: rows(settings),
+        witness: format!("blueflood-forward.witness.{}", host()),
+    }
+}
+
+/// The name of this host as a part of a metric's name: two daemons must not use one witness.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let letters = name.trim().chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' });
+    let name: String = letters.take(64).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
 /// What of the spool's settings may change while it is open.

@@ -15,6 +15,7 @@ mod values;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use actors::core::confirm::Way;
 use clap::ArgMatches;
 use zeroize::Zeroize;
 
@@ -23,7 +24,12 @@ pub use render::{example_toml, table_markdown};
 pub use schema::schema;
 pub use sources::{DEFAULT_ORIGIN, Surroundings};
 pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Setting, Settings, TABLE};
-pub use values::{AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
+pub use values::{
+    AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, QuerySide, SpoolFull, SpoolPlace, SpoolSync,
+};
+
+/// The port of Blueflood's query service, if nobody changed it.
+const QUERY_PORT: u16 = 20000;
 
 /// The text of one setting that counts, and the source that it came from.
 #[derive(Clone)]
@@ -147,6 +153,7 @@ impl Settings {
                 Some(TtlProblem::NoneFits(why)) => warnings.push(why),
                 None => {}
             }
+            problems.extend(settings.confirm_problem().map(|why| problem("confirm", why)));
         }
         match settings.filter(|_| problems.is_empty()) {
             Some(settings) => Ok(Loaded { settings, effective, warnings }),
@@ -171,6 +178,20 @@ impl Settings {
                     .to_owned(),
             ),
         })
+    }
+
+    /// Nothing can be read back where there is nobody to ask.
+    fn confirm_problem(&self) -> Option<String> {
+        let reads = self.confirm.is_some_and(Way::reads);
+        (reads && self.query == QuerySide::Off).then(|| {
+            "wants Blueflood's query service, and query is off: write its URL there, or witness here"
+                .to_owned()
+        })
+    }
+
+    /// Where Blueflood's query service usually is: on another port of the same host.
+    pub fn query_usual(&self) -> String {
+        url::with_port(&self.blueflood, QUERY_PORT)
     }
 
     /// What is allowed, and probably not meant.

@@ -52,7 +52,7 @@ fn kind(setting: &Setting) -> Map<String, Value> {
         words if words.contains('|') => {
             let words: Vec<&str> = words.split('|').collect();
             // The original's names do as well where one of them is the default.
-            if words.contains(&setting.default) {
+            if words.contains(&setting.default) && !words.contains(&"URL") {
                 json!({ "type": "string", "enum": words })
             } else {
                 json!({ "type": "string", "examples": words })

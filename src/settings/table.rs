@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actors::core::confirm::Way;
 use actors::core::endpoint::Endpoint;
 use actors::core::protocol::Protocol;
 use actors::core::secret::{MASK, Secret};
 
 use super::values::{self as read, bytes, choice, count, duration};
-use super::values::{AuthType, CatchUp, Compress, LogFormat, SpoolFull, SpoolPlace, SpoolSync};
+use super::values::{AuthType, CatchUp, Compress, LogFormat, QuerySide, SpoolFull, SpoolPlace, SpoolSync};
 
 /// One setting, as people meet it.
 #[derive(Debug)]
@@ -193,6 +194,21 @@ settings! {
     blueflood: String = read::blueflood_url, {
         group: Group::Out, short: Some('b'), value: "URL", default: "http://localhost:19000",
         original: "BLUEFLOOD_URL",
+    }
+    /// The URL of Blueflood's query service, where what it took is read back; off for none. auto is port 20000 of
+    /// Blueflood's host, if something answers there as its query service does.
+    query: QuerySide = read::query, {
+        group: Group::Out, value: "URL|auto|off", default: "auto",
+    }
+    /// When a datapoint counts as delivered: off, when Blueflood acknowledged it; witness, when a datapoint of our own
+    /// (blueflood-forward.witness.HOST) was stored after it; sample, when some of its request were read back, and after
+    /// a doubt all; all, when itself was read back.
+    confirm: Option<Way> = read::confirm, {
+        group: Group::Out, value: "off|witness|sample|all", empty: "sample where there is a query service, else off",
+    }
+    /// How long after Blueflood's answer it is read back.
+    confirm_delay: Duration = read::duration_or_zero, {
+        group: Group::Out, value: "TIME", default: "0", unit: "s",
     }
     /// The Blueflood tenant that owns the metrics.
     tenant: String = read::tenant, {

@@ -55,6 +55,16 @@ pub(super) fn requestable(url: &str) -> Result<(), String> {
     })
 }
 
+/// The same host at another port, and no path: that is somebody's who stands before the one port.
+pub(super) fn with_port(url: &str, port: u16) -> String {
+    let (scheme, authority, _) = parts(url);
+    let host = match authority.rsplit_once(':') {
+        Some((host, digits)) if !digits.ends_with(']') => host,
+        _ => authority,
+    };
+    format!("{scheme}://{host}:{port}")
+}
+
 /// The scheme, the host with its port, and the path.
 fn parts(url: &str) -> (&str, &str, &str) {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
@@ -108,6 +118,18 @@ mod tests {
             "http://h/%C3%A4",
         ] {
             assert_eq!(addressed(url).and_then(|()| requestable(url)), Ok(()), "{url}");
+        }
+    }
+
+    #[test]
+    fn another_port_of_the_same_host() {
+        for (url, there) in [
+            ("http://h:19000", "http://h:20000"),
+            ("https://h/proxy/", "https://h:20000"),
+            ("http://[::1]:19000", "http://[::1]:20000"),
+            ("http://[::1]", "http://[::1]:20000"),
+        ] {
+            assert_eq!(with_port(url, 20000), there);
         }
     }
 

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use actors::core::confirm::Way;
 use actors::core::endpoint::Endpoint;
 use actors::core::protocol::Protocol;
 use actors::core::secret::Secret;
@@ -95,6 +96,17 @@ pub enum CatchUp {
     OldestFirst,
     /// What is fresh; the backlog fills what room is left.
     NewestFirst,
+}
+
+/// Where Blueflood's query side is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QuerySide {
+    /// On port 20000 of Blueflood's host, if something answers there as it does.
+    Auto,
+    /// Nowhere for us.
+    Off,
+    /// Here.
+    At(String),
 }
 
 /// How log records look.
@@ -277,6 +289,22 @@ pub fn http_url(text: &str) -> Result<String, String> {
 pub fn blueflood_url(text: &str) -> Result<String, String> {
     let url = http_url(text)?;
     url::base_of_blueflood(&url).map(|()| url)
+}
+
+/// Blueflood's query side: its base URL, `auto` or `off`.
+pub fn query(text: &str) -> Result<QuerySide, String> {
+    match text {
+        "auto" => Ok(QuerySide::Auto),
+        "off" => Ok(QuerySide::Off),
+        url => blueflood_url(url).map(QuerySide::At).map_err(|why| format!("{why}, or auto, or off")),
+    }
+}
+
+/// The ways to confirm what Blueflood acknowledged; empty: by samples where that can be done.
+pub fn confirm(text: &str) -> Result<Option<Way>, String> {
+    const WORDS: &[(&str, Way)] =
+        &[("off", Way::Off), ("witness", Way::Witness), ("sample", Way::Sample), ("all", Way::All)];
+    if text.is_empty() { Ok(None) } else { choice(WORDS)(text).map(Some) }
 }
 
 /// A tenant's name as Blueflood can tell it from the rest of a path.

@@ -228,7 +228,7 @@ fn spool(c: &mut Criterion) {
                             let granted = black_box(opened.0.lease(ask).await.unwrap());
                             let Some(payload) = granted.payloads.first() else { break };
                             let ids = payload.leases.iter().map(|lease| lease.meta.id).collect();
-                            let fate = actors::core::outbox::Fate::Delivered { unconfirmed: false };
+                            let fate = actors::core::outbox::Fate::Delivered;
                             opened.0.settle(ids, fate).await.unwrap();
                         }
                     });

@@ -52,7 +52,7 @@ fn left_in_spool(world: &World) -> BTreeSet<String> {
     let chunks: Vec<Chunk> =
         db.prepare(sql).unwrap().query_map([], chunk).unwrap().map(Result::unwrap).collect();
     let rows: u64 = chunks.iter().map(|chunk| u64::from(chunk.rows)).sum();
-    assert_eq!(rows, ledger.spooled, "{ledger:#?}");
+    assert_eq!(rows, ledger.spooled + ledger.acknowledged, "{ledger:#?}");
     let mut names = BTreeSet::new();
     for chunk in chunks {
         for row in chunk.open().unwrap().as_ref().iter() {

@@ -14,6 +14,7 @@ mod answers;
 mod boxes;
 mod captures;
 mod clients;
+mod confirm;
 mod crash;
 mod desk;
 mod disk;

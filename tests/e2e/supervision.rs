@@ -107,6 +107,32 @@ fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
 }
 
 #[test]
+fn a_confirmer_that_dies_at_every_place_loses_nothing_and_confirms_nothing_that_is_not_there() {
+    let world = World::new();
+    let url = world.blueflood.url();
+    let daemon = world.daemon(&["--query", &url, "--confirm", "all"]);
+    let mut sent = 0;
+    for (i, place) in ["confirmer.looked", "confirmer.settled", "confirmer.probed"].iter().enumerate() {
+        for how in ["", "liex1", "miss:2x2"] {
+            world.answers(how);
+            assert!(daemon.fault(&format!("/fault/{place}")));
+            daemon.send_lines(&format!("c{i}.{}", how.len()), 20);
+            sent += 20;
+            if *place == "confirmer.probed" {
+                world.blueflood.reads(blueflood_forward::sink::Script::parse("500").unwrap());
+            }
+            for end in ["panic", "stop"] {
+                daemon.fault(&format!("/end/confirmer/{end}"));
+            }
+            daemon.expect_delivered(sent);
+        }
+    }
+    let there = world.stored().keys().filter(|name| name.starts_with('c')).count();
+    assert_eq!(there as u64, sent);
+    assert!(daemon.restarts("confirmer") >= 9, "{:#}", daemon.stats()["actors"]);
+}
+
+#[test]
 fn a_death_at_every_place_is_survived_one_by_one() {
     let world = World::new();
     let daemon = world.daemon(&[]);

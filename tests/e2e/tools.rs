@@ -176,6 +176,25 @@ fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
 }
 
 #[test]
+fn a_check_reads_back_what_it_sends_where_there_is_a_query_side() {
+    let world = World::new();
+    let url = world.blueflood.url();
+    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", &url, "--connect"];
+    assert!(says(&check).contains("Read back  works"));
+    assert!(says(&[&check[..], &["--send"]].concat()).contains("and it was read back"));
+
+    world.answers("liex*");
+    let output = run(&[&check[..], &["--send"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be read back"), "{output:?}");
+
+    world.blueflood.store_away();
+    let output = run(&check);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Blueflood's Cassandra"), "{output:?}");
+}
+
+#[test]
 fn its_own_figures_come_as_metrics_by_its_own_way() {
     let world = World::new();
     let daemon = world.daemon(&["--self_metrics", "own.forward"]);

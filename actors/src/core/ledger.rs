@@ -16,7 +16,7 @@ use super::{
 /// Counts by reason.
 pub type ByReason = BTreeMap<String, u64>;
 
-/// Where the datapoints are. `buffered` is `open + held + spooled`.
+/// Where the datapoints are. `buffered` is `open + held + spooled`, and what is acknowledged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Decoded from the wire.
@@ -29,7 +29,11 @@ pub struct Ledger {
     pub held: u64,
     /// In the spool's file, waiting or in flight.
     pub spooled: u64,
-    /// Blueflood answered for them: stored.
+    /// In the spool's file; Blueflood acknowledged them, and they were not read back yet.
+    pub acknowledged: u64,
+    /// The same, of what the spool holds in memory.
+    pub held_acknowledged: u64,
+    /// Blueflood answered for them; with `--confirm` they were read back.
     pub delivered: u64,
     /// Blueflood refused them: they lie in the dead letters.
     pub refused: ByReason,
@@ -37,8 +41,6 @@ pub struct Ledger {
     pub dropped: ByReason,
     /// Beside the law: what never became a datapoint.
     pub malformed: ByReason,
-    /// Beside the law: delivered, though Blueflood only ever answered 202.
-    pub unconfirmed: u64,
     /// Beside the law: dead letters that made room for newer ones.
     pub dead_letters_discarded: u64,
     /// Beside the law: names with bytes that were not UTF-8 and were replaced.
@@ -102,7 +104,6 @@ impl Ledger {
                 _ => {}
             }
         }
-        self.unconfirmed = self.unconfirmed.saturating_add(tally.unconfirmed);
         self.dead_letters_discarded =
             self.dead_letters_discarded.saturating_add(tally.dead_letters_discarded);
     }
@@ -135,6 +136,8 @@ impl Ledger {
             Place::Open => return self.open,
             Place::Held => return self.held,
             Place::Spooled => return self.spooled,
+            Place::Acknowledged => return self.acknowledged,
+            Place::HeldAcknowledged => return self.held_acknowledged,
             Place::Delivered => return self.delivered,
             Place::Skipped(_) => &self.skipped,
             Place::Refused(_) => &self.refused,
@@ -147,10 +150,11 @@ impl Ledger {
     /// hand, what came beside the chunks since `written`, and what `late` moves from the wire.
     pub fn adopt(&mut self, file: &Ledger, written: &Ledger, late: &Tally) {
         let mut here = file.clone();
-        (here.open, here.held) = (self.open, self.held);
+        (here.open, here.held, here.held_acknowledged) = (self.open, self.held, self.held_acknowledged);
         let skipped = since(&self.skipped, &written.skipped);
-        here.received =
-            here.received.saturating_add(self.open).saturating_add(self.held).saturating_add(sum(&skipped));
+        for more in [self.open, self.held, self.held_acknowledged, sum(&skipped)] {
+            here.received = here.received.saturating_add(more);
+        }
         merge(&mut here.skipped, &skipped);
         merge(&mut here.malformed, &since(&self.malformed, &written.malformed));
         let names = self.names_replaced.saturating_sub(written.names_replaced);
@@ -165,6 +169,8 @@ impl Ledger {
             Place::Open => return change(&mut self.open),
             Place::Held => return change(&mut self.held),
             Place::Spooled => return change(&mut self.spooled),
+            Place::Acknowledged => return change(&mut self.acknowledged),
+            Place::HeldAcknowledged => return change(&mut self.held_acknowledged),
             Place::Delivered => return change(&mut self.delivered),
             Place::Skipped(_) => &mut self.skipped,
             Place::Refused(_) => &mut self.refused,
@@ -182,8 +188,10 @@ impl Ledger {
         let mut tally = Tally::default();
         tally.add(Place::Open, Place::Dropped(Dropped::Stopped), self.open);
         tally.add(Place::Held, Place::Dropped(Dropped::Stopped), self.held);
+        tally.add(Place::HeldAcknowledged, Place::Dropped(Dropped::Stopped), self.held_acknowledged);
         if !keeps {
             tally.add(Place::Spooled, Place::Dropped(Dropped::Stopped), self.spooled);
+            tally.add(Place::Acknowledged, Place::Dropped(Dropped::Stopped), self.acknowledged);
         }
         self.apply(&tally);
         tally.moves().map(|each| each.n).sum()
@@ -191,7 +199,12 @@ impl Ledger {
 
     /// Kept here: in hand, and with the spool in memory and in its file.
     pub fn buffered(&self) -> u64 {
-        self.open.saturating_add(self.held).saturating_add(self.spooled)
+        self.open.saturating_add(self.held).saturating_add(self.spooled).saturating_add(self.acknowledged())
+    }
+
+    /// Of these, what Blueflood acknowledged, and what was not read back yet.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.saturating_add(self.held_acknowledged)
     }
 
     /// By how much the law is broken: received less all the places. Anything but 0 is a bug.
@@ -244,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_law_holds_whatever_moves_where(moves in prop::collection::vec((0u8..7, 0u64..1000), 0..200)) {
+        fn the_law_holds_whatever_moves_where(moves in prop::collection::vec((0u8..9, 0u64..1000), 0..200)) {
             let mut ledger = Ledger::default();
             for (what, n) in moves {
                 let mut tally = Tally::default();
@@ -255,6 +268,8 @@ mod tests {
                     3 => tally.add(Place::Held, Place::Spooled, n.min(ledger.held)),
                     4 => tally.add(Place::Spooled, Place::Delivered, n.min(ledger.spooled)),
                     5 => tally.add(Place::Open, Place::Dropped(Dropped::SpoolFull), n.min(ledger.open)),
+                    7 => tally.add(Place::Spooled, Place::Acknowledged, n.min(ledger.spooled)),
+                    8 => tally.add(Place::Held, Place::HeldAcknowledged, n.min(ledger.held)),
                     _ => {
                         let n = n.min(ledger.spooled);
                         tally.add(Place::Spooled, Place::Refused(Refused::TtlInSeconds), n / 2);

@@ -22,8 +22,10 @@ pub struct DeadLetter {
 /// Where each row goes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settlement {
-    /// Rows that Blueflood stored.
+    /// Rows that Blueflood stored, or says so.
     pub delivered: u64,
+    /// Of these the rows, where they are to be read back, and others of the parcel are at an end.
+    pub acknowledged: Rows,
     /// Rows that it refused.
     pub refused: Vec<DeadLetter>,
     /// Rows that need another try, each group by itself.
@@ -35,11 +37,15 @@ pub struct Settlement {
 /// Carries a fate out on the rows of a parcel.
 pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
     match fate {
-        Fate::Delivered { .. } => Settlement { delivered: rows.count.into(), ..Settlement::default() },
-        Fate::DeliveredExcept { errors, unexplained } => {
+        Fate::Delivered | Fate::Acknowledged { .. } => {
+            Settlement { delivered: rows.count.into(), ..Settlement::default() }
+        }
+        Fate::DeliveredExcept { errors, unexplained, read_back } => {
             let sorted = blueflood::sort(rows, errors);
             let mut refused: Vec<_> = sorted.named.into_iter().map(dead_letter).collect();
             let mut delivered = sorted.unnamed.len() as u64;
+            let mut acknowledged =
+                if *read_back { join(&sorted.unnamed).unwrap_or_default() } else { Rows::default() };
             let unexplained = match (unexplained, sorted.unmatched) {
                 (Some(text), _) => Some(format!("HTTP 207: {text}")),
                 (None, 0) => None,
@@ -51,9 +57,16 @@ pub fn settle(rows: RowsRef<'_>, fate: &Fate) -> Settlement {
                 // One of the rows that are left is refused, and nothing says which: to call them all delivered would
                 // hide a loss, and a replay of those that are stored is harmless.
                 delivered = 0;
+                acknowledged = Rows::default();
                 refused.extend(sorted.unnamed.iter().map(|row| letter(row, Refused::Unattributed, &message)));
             }
-            Settlement { delivered, refused, unmatched: sorted.unmatched, ..Settlement::default() }
+            Settlement {
+                delivered,
+                acknowledged,
+                refused,
+                unmatched: sorted.unmatched,
+                ..Settlement::default()
+            }
         }
         Fate::RefusedNamed(errors) => {
             let sorted = blueflood::sort(rows, errors);
@@ -123,19 +136,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_row_goes_to_exactly_one_place(n in 1u32..200, named in prop::collection::btree_set(0u32..400, 0..50), what in 0u8..6) {
+        fn every_row_goes_to_exactly_one_place(n in 1u32..200, named in prop::collection::btree_set(0u32..400, 0..50), what in 0u8..6, read_back: bool) {
             let all = rows("a", n);
             let errors: Vec<_> = named.iter().map(|i| error(format!("a.{i}"))).collect();
             let hits = named.iter().filter(|&&i| i < n).count() as u64;
             let fate = match what {
-                0 => Fate::Delivered { unconfirmed: false },
-                1 => Fate::DeliveredExcept { errors, unexplained: None },
-                5 => Fate::DeliveredExcept { errors, unexplained: Some("Persisted failed".into()) },
+                0 => Fate::Delivered,
+                1 => Fate::DeliveredExcept { errors, unexplained: None, read_back },
+                5 => Fate::DeliveredExcept { errors, unexplained: Some("Persisted failed".into()), read_back },
                 2 => Fate::RefusedNamed(errors),
                 3 => Fate::RefusedAll { reason: Refused::Unnamed, message: "no".into() },
                 _ => Fate::Halved,
             };
             let settlement = settle(all.as_ref(), &fate);
+            let except = matches!(fate, Fate::DeliveredExcept { .. });
+            let read = if except && read_back { settlement.delivered } else { 0 };
+            prop_assert_eq!(u64::from(settlement.acknowledged.count), read);
             let requeued: u64 = settlement.requeued.iter().map(|rows| u64::from(rows.count)).sum();
             prop_assert_eq!(settlement.delivered + settlement.refused.len() as u64 + requeued, u64::from(n));
             if what == 1 {
@@ -157,7 +173,7 @@ mod tests {
         let all = rows("a", 2);
         let settlement = settle(
             all.as_ref(),
-            &Fate::DeliveredExcept { errors: vec![error("a.1".into())], unexplained: None },
+            &Fate::DeliveredExcept { errors: vec![error("a.1".into())], unexplained: None, read_back: false },
         );
         let [letter] = settlement.refused.as_slice() else { panic!("{settlement:?}") };
         assert!(String::from_utf8_lossy(&letter.row).contains("\"a.1\""));

@@ -20,6 +20,10 @@ pub enum Place {
     Held,
     /// In the spool's file, waiting or on its way to Blueflood.
     Spooled,
+    /// In the spool's file; Blueflood acknowledged it, and it was not read back yet.
+    Acknowledged,
+    /// The same, of what the spool holds in memory.
+    HeldAcknowledged,
     /// Blueflood has it.
     Delivered,
     /// It could not be forwarded.
@@ -33,7 +37,7 @@ pub enum Place {
 impl Place {
     /// Whether the spool's file counts it. What is only in memory ends with the process, and so does its count.
     pub const fn is_in_file(self) -> bool {
-        !matches!(self, Place::Wire | Place::Open | Place::Held)
+        !matches!(self, Place::Wire | Place::Open | Place::Held | Place::HeldAcknowledged)
     }
 
     /// What the file counts it under: the place, and the reason where there is one.
@@ -43,6 +47,8 @@ impl Place {
             Place::Open => ("open", ""),
             Place::Held => ("held", ""),
             Place::Spooled => ("spooled", ""),
+            Place::Acknowledged => ("acknowledged", ""),
+            Place::HeldAcknowledged => ("held_acknowledged", ""),
             Place::Delivered => ("delivered", ""),
             Place::Skipped(reason) => ("skipped", reason.label()),
             Place::Refused(reason) => ("refused", reason.label()),
@@ -66,8 +72,6 @@ pub struct Move {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     moves: Vec<Move>,
-    /// Beside the law: of the delivered, those that Blueflood only ever answered with 202.
-    pub unconfirmed: u64,
     /// Beside the law: dead letters that made room for newer ones.
     pub dead_letters_discarded: u64,
 }
@@ -87,7 +91,6 @@ impl Tally {
     /// Adds all of `more`.
     pub fn merge(&mut self, more: &Tally) {
         more.moves.iter().for_each(|each| self.add(each.from, each.to, each.n));
-        self.unconfirmed = self.unconfirmed.saturating_add(more.unconfirmed);
         self.dead_letters_discarded = self.dead_letters_discarded.saturating_add(more.dead_letters_discarded);
     }
 

@@ -62,8 +62,13 @@ const UNRESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 /// Where rows of a tenant are POSTed to.
 pub fn ingest_url(base: &str, tenant: &str) -> String {
+    tenant_url(base, tenant, "ingest")
+}
+
+/// The URL of something of a tenant.
+pub fn tenant_url(base: &str, tenant: &str, what: &str) -> String {
     let base = base.trim_end_matches('/');
-    format!("{base}/v2.0/{}/ingest", utf8_percent_encode(tenant, &UNRESERVED))
+    format!("{base}/v2.0/{}/{what}", utf8_percent_encode(tenant, &UNRESERVED))
 }
 
 /// How long an idle connection is kept: below what proxies usually allow (60 s), for a connection that is closed

@@ -118,9 +118,32 @@ const TABLE: &[Figure] = &[
     figure("datapoints_unaccounted", "Datapoints in no place: anything but 0 is a bug.", |view| {
         Read::One(view.ledger.unaccounted() as f64)
     }),
-    figure("datapoints_unconfirmed_total", "Datapoints delivered on a 202 only.", |view| {
-        one(view.ledger.unconfirmed)
+    figure(
+        "datapoints_acknowledged",
+        "Of those buffered, the ones that Blueflood acknowledged, and that were not read back yet.",
+        |view| one(view.ledger.acknowledged()),
+    ),
+    figure(
+        "acknowledged_oldest_seconds",
+        "For how long the oldest datapoint is acknowledged that was not read back; 0 if there is none.",
+        |view| one(view.spool.acknowledged_since.map_or(0, |since| since.elapsed().as_secs())),
+    ),
+    figure("confirm_believed", "0 while what Blueflood acknowledges cannot be read back.", |view| {
+        flag(view.confirming.doubt.is_none())
     }),
+    figure("confirm_looks_total", "Looks at what Blueflood acknowledged, and witnesses.", |view| {
+        one(view.confirming.looks)
+    }),
+    figure(
+        "confirm_resent_total",
+        "Datapoints that Blueflood acknowledged and did not have, which were sent again.",
+        |view| one(view.confirming.resent),
+    ),
+    figure(
+        "confirm_unknown_total",
+        "Datapoints that could never be read back though others could, which count as delivered.",
+        |view| one(view.confirming.unknown),
+    ),
     figure("malformed_total", "Input that never became a datapoint.", |view| {
         by_reason(Reason::ALL.iter().map(|reason| reason.label()), &view.ledger.malformed)
     }),

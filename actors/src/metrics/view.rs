@@ -14,7 +14,7 @@ use crate::{
         datapoint::Reason,
         ledger::{Ledger, sum},
         row::Skipped,
-        verdict::{Condition, Health},
+        verdict::{Condition, Health, ill},
     },
     forwarder,
     keystone_auth::{self, State},
@@ -28,6 +28,7 @@ pub struct View {
     pub(super) ledger: Ledger,
     pub(super) spool: spool::Status,
     pub(super) forwarder: forwarder::Status,
+    pub(super) confirming: crate::confirmer::Status,
     pub(super) keystone: Option<keystone_auth::Status>,
     pub(super) listeners: Vec<Listener>,
     pub(super) actors: Vec<ActorState>,
@@ -237,7 +238,7 @@ impl View {
         let mut wrong = self.ailments();
         wrong.extend(self.misfits());
         if let Some((_, cause)) = self.forwarder.outbox.closed.as_ref().filter(|_| wrong.is_empty()) {
-            wrong.push(format!("Blueflood does not take metrics: {cause}"));
+            wrong.push(format!("{}: {cause}", ill(cause).0));
         }
         if wrong.is_empty() && matches!(self.health.condition, Condition::Keeping | Condition::Wrong) {
             wrong.push(self.health.words.clone());
@@ -289,8 +290,16 @@ impl View {
                 "in_hand": open,
                 "held": held,
                 "in_spool": spooled,
-                "unconfirmed": self.ledger.unconfirmed,
+                "acknowledged": self.ledger.acknowledged(),
                 "names_replaced": self.ledger.names_replaced,
+            },
+            "confirm": {
+                "mode": self.confirming.mode,
+                "query": self.confirming.query,
+                "believed": self.confirming.doubt.is_none(),
+                "looks": self.confirming.looks,
+                "resent": self.confirming.resent,
+                "unknown": self.confirming.unknown,
             },
             "malformed": malformed,
             "skipped": skipped,

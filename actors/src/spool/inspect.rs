@@ -305,8 +305,9 @@ impl Inspector {
             wrong.push(format!("not all chunks can be read: {error}"));
         }
         let ledger = store::read_ledger(&transaction)?;
-        if ledger.spooled != rows {
-            wrong.push(format!("the ledger says {} rows are here, and {rows} are", ledger.spooled));
+        let here = ledger.spooled.saturating_add(ledger.acknowledged);
+        if here != rows {
+            wrong.push(format!("the ledger says {here} rows are here, and {rows} are"));
         }
         if ledger.unaccounted() != 0 {
             wrong.push(format!(

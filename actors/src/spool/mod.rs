@@ -31,13 +31,14 @@ use tokio::sync::oneshot;
 use self::{open::Place, store::Sync};
 use crate::core::{
     chunk::{Chunk, Encoding},
+    confirm::{Given, GroupId},
     histogram::Histogram,
     ledger::Ledger,
     outbox::Fate,
     printable::printable,
     queue::{Bounds, ChunkId, Due, Lease, Waiting},
     reason::Dropped,
-    row::Array,
+    row::{Array, Rows},
     settlement::DeadLetter,
 };
 
@@ -177,6 +178,8 @@ pub struct Status {
     pub amiss: Option<String>,
     /// Since when something is due, and nothing has been leased.
     pub due_since: Option<Instant>,
+    /// Since when the oldest datapoint is acknowledged that was not read back.
+    pub acknowledged_since: Option<Instant>,
     /// Whether anything waits, due or not.
     pub waits: bool,
     /// Series that were proven bad, whose rows are tried by themselves.
@@ -228,6 +231,7 @@ impl Default for Status {
             disk_full: None,
             amiss: None,
             due_since: None,
+            acknowledged_since: None,
             waits: false,
             series_apart: Vec::new(),
             audit_failures: 0,
@@ -332,11 +336,46 @@ enum Request {
     Settle(Vec<ChunkId>, Fate, Reply<Vec<Lease>>),
     Configure(Policy, Reply<()>),
     Tenant(String, Reply<()>),
+    Looks(AskLooks, Reply<Looks>),
+    Confirm(GroupId, Confirmed, Reply<()>),
+    GiveBack(Reply<u64>),
+    TakeStock(Reply<()>),
     LastCall(Reply<()>),
     Reindex(String, Reply<()>),
     Close(Reply<()>),
     #[cfg(test)]
     Chunks(Reply<Vec<crate::core::queue::Meta>>),
+}
+
+/// What is asked of that which Blueflood acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub struct AskLooks {
+    /// At most so many groups.
+    pub groups: usize,
+    /// Of those that were acknowledged so long ago.
+    pub after: Duration,
+}
+
+/// What is to be looked for.
+#[derive(Debug)]
+pub struct Looks {
+    /// The groups, each with its chunks. They are not handed out again before [`Spool::take_stock`].
+    pub groups: Vec<(Given, Vec<ChunkId>)>,
+    /// Groups beside them that may be looked for now.
+    pub left: usize,
+    /// When the next one may be.
+    pub next_in: Option<Duration>,
+}
+
+/// What became of a group that was acknowledged.
+#[derive(Debug, Clone)]
+pub enum Confirmed {
+    /// It is stored.
+    Stored,
+    /// It is, but for these rows, which wait to be sent again.
+    StoredBut(Rows),
+    /// All of it waits to be sent again.
+    Again,
 }
 
 /// What is asked of the queue.
@@ -492,6 +531,38 @@ impl Spool {
     #[cfg(test)]
     async fn load(&self, chunks: Vec<ChunkId>) -> Result<Vec<Chunk>, SpoolError> {
         self.load_bodies(chunks).await.map(|bodies| bodies.chunks)
+    }
+
+    /// Hands out what Blueflood acknowledged, and what was not read back.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn looks(&self, ask: AskLooks) -> Result<Looks, SpoolError> {
+        self.ask(|reply| Request::Looks(ask, reply)).await
+    }
+
+    /// Carries out what became of a group that was acknowledged.
+    ///
+    /// # Errors
+    /// [`SpoolError`]; nothing has changed then.
+    pub async fn confirm(&self, group: GroupId, confirmed: Confirmed) -> Result<(), SpoolError> {
+        self.ask(|reply| Request::Confirm(group, confirmed, reply)).await
+    }
+
+    /// All that Blueflood acknowledged waits to be sent again; how many rows.
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn give_back(&self) -> Result<u64, SpoolError> {
+        self.ask(Request::GiveBack).await
+    }
+
+    /// Nobody has any of what was handed out by [`Spool::looks`].
+    ///
+    /// # Errors
+    /// [`SpoolError`].
+    pub async fn take_stock(&self) -> Result<(), SpoolError> {
+        self.ask(Request::TakeStock).await
     }
 
     /// The daemon stops: from now on the cap does not count, so that what is in hand is kept.

@@ -123,6 +123,17 @@ pub struct Store {
     migrated: Option<Migrated>,
 }
 
+/// A chunk that Blueflood acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Which.
+    pub meta: Meta,
+    /// When, in milliseconds since 1970: one answer, one time.
+    pub acked_ms: i64,
+    /// How often it was looked for and was not there; more than 0 too where each row of it is to be looked for.
+    pub looks: u32,
+}
+
 /// A chunk as it came from the file.
 pub enum Loaded {
     /// As it was stored.
@@ -305,10 +316,8 @@ impl Store {
     /// SQLite's; `SQLITE_CORRUPT` if the tables are not ours, or the ledger is not that of these chunks.
     pub fn check(&self) -> Result<()> {
         compare(&self.db, SCHEMA)?;
-        let rows: i64 =
-            self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
         let ledger = self.ledger()?;
-        if ledger.unaccounted() != 0 || u64::try_from(rows) != Ok(ledger.spooled) {
+        if ledger.unaccounted() != 0 || self.rows_by_state()? != (ledger.spooled, ledger.acknowledged) {
             return Err(damage("its ledger does not add up"));
         }
         self.oldest_ms()?;
@@ -358,22 +367,32 @@ impl Store {
         if found == "ok" { Ok(()) } else { Err(damage(found)) }
     }
 
-    /// Whether the ledger and the chunks in the file are those of so many rows.
+    /// Whether the ledger and the chunks in the file are those of so many rows that wait, and that are acknowledged.
     ///
     /// # Errors
     /// SQLite's; `SQLITE_CORRUPT` if they are not.
-    pub fn check_counts(&self, spooled: u64) -> Result<()> {
-        let rows: i64 =
-            self.db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0))?;
-        let ledger = self.ledger()?;
-        let whole = ledger.unaccounted() == 0 && ledger.spooled == spooled;
-        if whole && u64::try_from(rows) == Ok(spooled) {
+    pub fn check_counts(&self, known: (u64, u64)) -> Result<()> {
+        let (rows, ledger) = (self.rows_by_state()?, self.ledger()?);
+        let counted = (ledger.spooled, ledger.acknowledged);
+        if ledger.unaccounted() == 0 && counted == known && rows == known {
             return Ok(());
         }
         Err(damage(format!(
-            "{spooled} rows were stored; it counts {}, and its chunks {rows}",
-            ledger.spooled
+            "{} rows were stored and {} acknowledged; it counts {} and {}, and its chunks {} and {}",
+            known.0, known.1, counted.0, counted.1, rows.0, rows.1
         )))
+    }
+
+    /// The rows of all chunks that wait, and of those that are acknowledged.
+    fn rows_by_state(&self) -> Result<(u64, u64)> {
+        let sql = "SELECT coalesce(sum(rows) FILTER (WHERE state = 0), 0),
+                          coalesce(sum(rows) FILTER (WHERE state = 1), 0), count(*) FILTER (WHERE state > 1) FROM chunk";
+        let (waits, acknowledged, other): (i64, i64, i64) =
+            self.db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        match (u64::try_from(waits), u64::try_from(acknowledged), other) {
+            (Ok(waits), Ok(acknowledged), 0) => Ok((waits, acknowledged)),
+            _ => Err(damage("a chunk is in a state that there is not")),
+        }
     }
 
     /// The connection, for the tools that only read.
@@ -466,6 +485,58 @@ impl Store {
         Ok(rows)
     }
 
+    /// Blueflood acknowledged a chunk that waits; `None` if there is none such. `whole`: each row of it is to be looked
+    /// for. Its rows are counted by the caller.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn acknowledge(&self, id: ChunkId, acked_ms: i64, whole: bool) -> Result<Option<Meta>> {
+        // The number is stored in the head of the row, which stays as long: nothing else of it is written again.
+        let sql =
+            "UPDATE chunk SET state = 1 WHERE id = ?1 AND state = 0 RETURNING id, rows, raw_bytes, lane";
+        let found = self.db.prepare_cached(sql)?.query_row([id], |row| meta(row, row.get(3)?)).optional()?;
+        if found.is_some() {
+            let sql = "INSERT OR REPLACE INTO acknowledged (chunk, acked_ms, looks) VALUES (?1, ?2, ?3)";
+            self.db.prepare_cached(sql)?.execute(params![id, acked_ms, whole])?;
+        }
+        Ok(found)
+    }
+
+    /// A chunk that was acknowledged waits to be sent again; false if there is none such. Its rows are counted by the
+    /// caller.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn wait_again(&self, id: ChunkId) -> Result<bool> {
+        self.forget_acknowledged(id)?;
+        let sql = "UPDATE chunk SET state = 0 WHERE id = ?1 AND state = 1";
+        self.db.prepare_cached(sql)?.execute([id]).map(|changed| changed > 0)
+    }
+
+    /// What is known of a chunk that was acknowledged goes with the chunk.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn forget_acknowledged(&self, id: ChunkId) -> Result<()> {
+        self.db.prepare_cached("DELETE FROM acknowledged WHERE chunk = ?1")?.execute([id]).map(|_| ())
+    }
+
+    /// Every chunk that Blueflood acknowledged, in the order in which it did.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn acknowledged(&self) -> Result<Vec<Answered>> {
+        let mut statement = self.db.prepare(
+            "SELECT chunk.id, rows, raw_bytes, lane, coalesce(acked_ms, 0), coalesce(looks, 1)
+             FROM chunk LEFT JOIN acknowledged ON acknowledged.chunk = chunk.id
+             WHERE state = 1 ORDER BY 5, 4, 1",
+        )?;
+        let answered = |row: &rusqlite::Row<'_>| {
+            Ok(Answered { meta: meta(row, row.get(3)?)?, acked_ms: row.get(4)?, looks: row.get(5)? })
+        };
+        statement.query_map([], answered)?.collect()
+    }
+
     /// Chunks beyond `from` in the order of the catch-up, at most `max`.
     ///
     /// # Errors
@@ -474,10 +545,10 @@ impl Store {
         // In a file that was migrated the lane stands behind the body. SQLite finds the page by its pointer map, and
         // a number below two takes no byte: 2,048 chunks of 100 KB take 13 ms at worst, and 6 ms without it.
         let (sql, from) = if newest_first {
-            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id < ?1 AND state = 0 ORDER BY id DESC LIMIT ?2";
             (sql, from.unwrap_or(ChunkId::MAX))
         } else {
-            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let sql = "SELECT id, rows, raw_bytes, lane FROM chunk WHERE id > ?1 AND state = 0 ORDER BY id LIMIT ?2";
             (sql, from.unwrap_or(0))
         };
         let mut statement = self.db.prepare_cached(sql)?;
@@ -485,15 +556,15 @@ impl Store {
         statement.query_map(params![from, max], |row| meta(row, row.get(3)?))?.collect()
     }
 
-    /// How many chunks there are, and how many of them beyond `edge` in the order of the queue.
+    /// How many chunks wait, and how many of them beyond `edge` in the order of the queue.
     ///
     /// # Errors
     /// SQLite's.
     pub fn count_chunks(&self, edge: Option<ChunkId>, newest_first: bool) -> Result<(usize, usize)> {
         let sql = if newest_first {
-            "SELECT count(*), coalesce(sum(id < ?1), 0) FROM chunk"
+            "SELECT count(*), coalesce(sum(id < ?1), 0) FROM chunk WHERE state = 0"
         } else {
-            "SELECT count(*), coalesce(sum(id > ?1), 0) FROM chunk"
+            "SELECT count(*), coalesce(sum(id > ?1), 0) FROM chunk WHERE state = 0"
         };
         let count = |n: i64| usize::try_from(n).unwrap_or(0);
         self.db
@@ -525,13 +596,14 @@ impl Store {
         if id > known { self.db.prepare_cached(sql)?.execute([id]).map(|_| ()) } else { Ok(()) }
     }
 
-    /// The oldest chunks, at most `max`, each with when its oldest row came.
+    /// The oldest chunks that wait, at most `max`, each with when its oldest row came.
     ///
     /// # Errors
     /// SQLite's.
     pub fn oldest(&self, max: usize) -> Result<Vec<(ChunkId, i64)>> {
-        let mut statement =
-            self.db.prepare_cached("SELECT id, received_ms FROM chunk ORDER BY id LIMIT ?1")?;
+        let mut statement = self
+            .db
+            .prepare_cached("SELECT id, received_ms FROM chunk WHERE state = 0 ORDER BY id LIMIT ?1")?;
         let max = i64::try_from(max).unwrap_or(i64::MAX);
         statement.query_map([max], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
     }
@@ -655,7 +727,6 @@ impl Store {
                 self.count(place, reason, n)?;
             }
         }
-        self.count("unconfirmed", "", tally.unconfirmed)?;
         self.count("dead_letters_discarded", "", tally.dead_letters_discarded)
     }
 
@@ -857,7 +928,7 @@ pub fn read_ledger(db: &Connection) -> Result<Ledger> {
                     "received" => &mut ledger.received,
                     "spooled" => &mut ledger.spooled,
                     "delivered" => &mut ledger.delivered,
-                    "unconfirmed" => &mut ledger.unconfirmed,
+                    "acknowledged" => &mut ledger.acknowledged,
                     "names_replaced" => &mut ledger.names_replaced,
                     "dead_letters_discarded" => &mut ledger.dead_letters_discarded,
                     _ => continue,

@@ -20,6 +20,7 @@ use crate::core::{
     settlement,
 };
 
+mod acknowledged;
 mod damage;
 mod guard;
 mod held;
@@ -151,7 +152,7 @@ impl World {
         assert_eq!(ledger.unaccounted(), 0, "{ledger:#?}");
         let rows: i64 =
             db.query_row("SELECT coalesce(sum(rows), 0) FROM chunk", [], |row| row.get(0)).unwrap();
-        assert_eq!(u64::try_from(rows), Ok(ledger.spooled));
+        assert_eq!(u64::try_from(rows), Ok(ledger.spooled + ledger.acknowledged));
         ledger
     }
 
@@ -197,7 +198,7 @@ fn refused(message: &str) -> Fate {
     Fate::RefusedAll { reason: Reason::Unnamed, message: message.into() }
 }
 
-const DELIVERED: Fate = Fate::Delivered { unconfirmed: false };
+const DELIVERED: Fate = Fate::Delivered;
 
 // === The model ===
 
@@ -248,9 +249,6 @@ impl Model {
         }
         let settlement = settlement::settle(all.as_ref(), fate);
         self.ledger.delivered += settlement.delivered;
-        if matches!(fate, Fate::Delivered { unconfirmed: true }) {
-            self.ledger.unconfirmed += settlement.delivered;
-        }
         for letter in settlement.refused {
             *self.ledger.refused.entry(letter.reason.label().to_owned()).or_default() += 1;
             self.dead_letters.push(String::from_utf8(letter.row).unwrap());
@@ -349,8 +347,7 @@ proptest! {
                     let errors = named.iter().map(|n| error(format!("s{}.{n}", i.saturating_sub(1)))).collect();
                     let fate = match fate {
                         0 => DELIVERED,
-                        1 => Fate::Delivered { unconfirmed: true },
-                        2 => Fate::DeliveredExcept { errors, unexplained: None },
+                        1 | 2 => Fate::DeliveredExcept { errors, unexplained: None, read_back: false },
                         3 => Fate::RefusedNamed(errors),
                         4 => refused("no"),
                         _ => Fate::Halved,

@@ -1,6 +1,7 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
 
+mod acknowledged;
 mod disk;
 mod episode;
 mod fresh;
@@ -18,6 +19,7 @@ use std::{
 };
 
 use self::{
+    acknowledged::Acknowledged,
     episode::Episode,
     fresh::{Fresh, Kept},
     lanes::Lanes,
@@ -115,6 +117,8 @@ pub(super) struct Worker {
     fresh: Fresh,
     /// What waits, and what is leased.
     queue: Queue,
+    /// What waits to be read back.
+    acknowledged: Acknowledged,
     /// The bounds that were asked with last.
     bounds: Bounds,
     /// Since when something is due, and nothing has been leased.
@@ -174,6 +178,10 @@ struct After {
     added: Vec<Added>,
     /// Chunks whose way has ended.
     settled: Vec<ChunkId>,
+    /// Chunks that Blueflood acknowledged, in groups, and whether each row of them is to be looked for.
+    acknowledged: Vec<(Vec<Meta>, bool)>,
+    /// Of those that were acknowledged, the ones that wait again.
+    waits_again: Vec<ChunkId>,
     /// Series of which a row passed.
     passed: Vec<Arc<[u8]>>,
     /// Series of which a row was proven bad.
@@ -235,6 +243,7 @@ impl Worker {
             refused: BTreeMap::new(),
             fresh: Fresh::default(),
             queue,
+            acknowledged: Acknowledged::default(),
             bounds: Bounds { rows_max: u32::MAX, bytes_max: usize::MAX },
             due_since: None,
             audit_at: Instant::now() + AUDIT_EVERY,
@@ -251,6 +260,7 @@ impl Worker {
         let written = worker.written.clone();
         worker.ledger.change(|ledger| *ledger = written);
         worker.queue.forget(worker.last_id);
+        worker.acknowledged.replace(worker.store.acknowledged().unwrap_or_default());
         worker.refused = worker.store.last_dead_letters().unwrap_or_default();
         if let Some(migrated) = worker.store.migrated() {
             (worker.say)(Notice::Migrated(migrated.clone()));
@@ -328,6 +338,21 @@ impl Worker {
                     self.settle_all(&mut settles);
                     let loaded = self.read(|worker| worker.load(&chunks));
                     let _ = reply.send(loaded.and_then(|chunks| self.of_one_tenant(chunks)));
+                }
+                Request::Looks(ask, reply) => {
+                    self.settle_all(&mut settles);
+                    let _ = reply.send(Ok(self.hand_out(&ask)));
+                }
+                Request::Confirm(group, confirmed, reply) => {
+                    let _ = reply.send(self.confirm(group, &confirmed));
+                }
+                Request::GiveBack(reply) => {
+                    self.settle_all(&mut settles);
+                    let _ = reply.send(self.all_waits_again());
+                }
+                Request::TakeStock(reply) => {
+                    self.take_stock();
+                    let _ = reply.send(Ok(()));
                 }
                 Request::Configure(policy, reply) => {
                     self.options.policy = policy;
@@ -424,6 +449,18 @@ impl Worker {
         for id in after.settled {
             self.queue.settled(id);
             self.fresh.remove(id);
+            self.acknowledged.remove(id);
+        }
+        for (metas, whole) in after.acknowledged {
+            for meta in &metas {
+                self.queue.settled(meta.id);
+                self.fresh.set_acknowledged(meta.id, Some(whole));
+            }
+            self.acknowledged.add(metas, whole);
+        }
+        for id in after.waits_again {
+            self.fresh.set_acknowledged(id, None);
+            self.acknowledged.remove(id);
         }
         after.passed.iter().for_each(|series| self.queue.passed(series));
         after.refused_series.iter().for_each(|series| self.queue.refused(series, self.last_id));
@@ -503,6 +540,7 @@ impl Worker {
             disk_full: self.full.map(|_| self.dropped_for_disk),
             amiss: self.watch.amiss(),
             due_since: self.due_since,
+            acknowledged_since: self.acknowledged.since(),
             waits: waiting.any,
             series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),
             audit_failures: self.audit_failures,

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::core::blueflood::Verdict;
 
-/// How often a 202 is answered by sending again, before the rows count as delivered.
-pub(super) const UNCONFIRMED_TRIES: u32 = 3;
+/// An answer that took longer than this may be one of a store that is ill: then each row is looked for.
+const LONG: Duration = Duration::from_secs(2);
 
 /// How often a 207 that refuses some rows and names none is answered by sending again, before all of them count as refused.
 pub(super) const UNEXPLAINED_TRIES: u32 = 3;
@@ -42,27 +42,25 @@ impl Outbox {
         took: Duration,
         turn: &mut Turn,
     ) {
-        if verdict.took_payload() || verdict.names_rows() {
+        let confirms = self.standing.confirms;
+        if self.believes(&verdict) || verdict.names_rows() {
             self.passed(id, &parcel, took, turn);
         }
         match verdict {
-            Verdict::Stored => self.settle(id, parcel, Fate::Delivered { unconfirmed: false }, turn),
-            Verdict::Unconfirmed => {
+            Verdict::Stored if confirms => {
+                let whole_look = took > LONG || parcel.tries > 0 || parcel.root.is_some();
+                self.settle(id, parcel, Fate::Acknowledged { whole_look }, turn);
+            }
+            Verdict::Stored => self.settle(id, parcel, Fate::Delivered, turn),
+            Verdict::Unconfirmed if confirms => {
                 self.gate.slow_down();
-                parcel.unconfirmed = parcel.unconfirmed.saturating_add(1);
-                if parcel.unconfirmed > UNCONFIRMED_TRIES {
-                    self.settle(id, parcel, Fate::Delivered { unconfirmed: true }, turn);
-                } else {
-                    let wait = self.limits.backoff.wait(parcel.unconfirmed, turn.random);
-                    parcel.not_before = turn.now.saturating_add(wait);
-                    self.aside.insert(id, parcel);
-                }
+                self.settle(id, parcel, Fate::Acknowledged { whole_look: true }, turn);
             }
             Verdict::StoredExcept { errors, unexplained: Some(text) } if errors.is_empty() => {
                 // It may have been a passing fault of its store, and to send a row again is harmless.
                 parcel.unexplained = parcel.unexplained.saturating_add(1);
                 if parcel.unexplained > UNEXPLAINED_TRIES {
-                    let fate = Fate::DeliveredExcept { errors, unexplained: Some(text) };
+                    let fate = Fate::DeliveredExcept { errors, unexplained: Some(text), read_back: confirms };
                     self.settle(id, parcel, fate, turn);
                 } else {
                     let wait = self.limits.backoff.wait(parcel.unexplained, turn.random);
@@ -75,7 +73,8 @@ impl Outbox {
                 self.settle(id, parcel, Fate::RefusedNamed(errors), turn);
             }
             Verdict::StoredExcept { errors, unexplained: None } => {
-                self.settle(id, parcel, Fate::DeliveredExcept { errors, unexplained: None }, turn);
+                let fate = Fate::DeliveredExcept { errors, unexplained: None, read_back: confirms };
+                self.settle(id, parcel, fate, turn);
             }
             Verdict::Refused(errors) => self.settle(id, parcel, Fate::RefusedNamed(errors), turn),
             Verdict::RefusedWhole(message) => {
@@ -102,6 +101,11 @@ impl Outbox {
         }
     }
 
+    /// Whether Blueflood took something. A 202 that nobody looks behind says no more than a 503.
+    fn believes(&self, verdict: &Verdict) -> bool {
+        verdict.took_payload() && (self.standing.confirms || *verdict != Verdict::Unconfirmed)
+    }
+
     /// A few rows of a parcel were answered.
     pub(super) fn tried(
         &mut self,
@@ -112,7 +116,7 @@ impl Outbox {
         turn: &mut Turn,
     ) {
         let now = turn.now;
-        if verdict.took_payload() || verdict.names_rows() {
+        if self.believes(&verdict) || verdict.names_rows() {
             self.misconfigured = None;
             self.gate.passed(took, now, false);
             self.note(id, true, now);
@@ -509,6 +513,8 @@ fn failure(verdict: &Verdict, authenticates: bool) -> Seen {
         }
         Verdict::Misconfigured(text) | Verdict::Unexpected(text) => return Seen::Wrong(text.clone()),
         Verdict::Failing { status: 408 | 429, .. } => Touch::RateLimit,
+        // Its store is slow. No payload is the cause of that.
+        Verdict::Unconfirmed => Touch::RateLimit,
         Verdict::Failing { status: 503, .. } => Touch::Unavailable,
         Verdict::Failing { status: 502 | 504, .. } => Touch::Gateway,
         Verdict::Failing { .. } | Verdict::NoAnswer { .. } => Touch::Payload,

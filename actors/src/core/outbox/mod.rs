@@ -23,7 +23,7 @@ use self::{
     evidence::{Examination, Witness},
     gate::Gate,
 };
-use super::{payload::punctuation_bytes, reason::Refused};
+use super::{payload::punctuation_bytes, reason::Refused, verdict::NOT_READ_BACK};
 
 /// Parcels set aside, at most; beyond it the least suspicious waits in the spool again.
 const ASIDE_MAX: usize = 64;
@@ -54,8 +54,6 @@ struct Parcel {
     tries: u32,
     sent_at: Now,
     not_before: Now,
-    /// How often it was answered with 202.
-    unconfirmed: u32,
     /// How often it was answered with a 207 that does not say which rows are refused.
     unexplained: u32,
     /// Whether this try already asked for a new token.
@@ -77,7 +75,6 @@ impl Parcel {
             tries: 0,
             sent_at: now,
             not_before: now,
-            unconfirmed: 0,
             unexplained: 0,
             renewed: false,
             may_be_size: false,
@@ -191,6 +188,8 @@ pub struct Outbox {
     misconfigured: Option<String>,
     draining: bool,
     halted: bool,
+    /// See [`Standing`].
+    standing: Standing,
 }
 
 impl Outbox {
@@ -221,6 +220,7 @@ impl Outbox {
             misconfigured: None,
             draining: false,
             halted: false,
+            standing: Standing::default(),
         }
     }
 
@@ -286,6 +286,7 @@ impl Outbox {
                 self.gate.configure(limits.in_flight_max, limits.backoff);
                 self.may_be_due = true;
             }
+            Event::Standing(standing) => (self.standing, self.may_be_due) = (standing, true),
             Event::Tick => {
                 self.may_be_due = true;
                 self.relearn(now);
@@ -314,7 +315,8 @@ impl Outbox {
             && !self.waiting.any
             && !self.may_be_due
             && (self.aside.is_empty() || keeps && self.aside.values().all(hopeless));
-        !busy && (self.halted || nothing_left || (keeps && !self.gate.is_open()))
+        let closed = !self.gate.is_open() || self.standing.doubt.is_some();
+        !busy && (self.halted || nothing_left || (keeps && closed))
     }
 
     /// Whether it asks the spool for something that is not answered yet.
@@ -331,11 +333,16 @@ impl Outbox {
             set_aside: self.aside.len(),
             retries: self.retries,
             trials: self.tried,
-            closed: self.gate.closed().map(|(until, cause)| (until, cause.to_owned())),
+            closed: match (self.gate.closed(), &self.standing.doubt) {
+                (Some((until, cause)), _) => Some((until, cause.to_owned())),
+                (None, Some(doubt)) => Some((Duration::ZERO, format!("{NOT_READ_BACK}: {doubt}"))),
+                (None, None) => None,
+            },
             misconfigured: self.misconfigured.clone(),
             payload_bytes_max: self.payload_bytes_max(),
             has_free_slot: self.gate.is_open()
                 && !self.gate.is_paced()
+                && !self.standing.holds
                 && self.busy() < self.gate.slots_when_open()
                 && self.settling.len() < SETTLING_MAX
                 && nothing_aside_is_due,
@@ -389,7 +396,7 @@ impl Outbox {
             let Some(id) = mildest.map(|(&id, _)| id) else { break };
             self.aside.remove(&id);
         }
-        if self.halted {
+        if self.halted || self.standing.holds {
             return;
         }
         if self.examination.is_some() {
@@ -482,6 +489,9 @@ impl Outbox {
         self.waiting = waiting;
         self.may_be_due = waiting.due || self.poked;
         for Leased { chunks, apart } in payloads {
+            if self.standing.holds {
+                continue; // dropped, it waits in the spool again
+            }
             let (id, parcel) = (self.new_id(), Parcel::new(chunks, apart, turn.now));
             if self.examination.is_none() && self.gate.wants_trial() && parcel.rows() > 1 {
                 self.aside.insert(id, parcel);
@@ -506,7 +516,7 @@ impl Outbox {
 
     fn send(&mut self, id: ParcelId, mut parcel: Parcel, turn: &mut Turn) {
         // A probe is a second try too: what failed before it was given back.
-        if parcel.tries > 0 || parcel.unconfirmed > 0 || parcel.unexplained > 0 || !self.gate.is_open() {
+        if parcel.tries > 0 || parcel.unexplained > 0 || !self.gate.is_open() {
             self.retries = self.retries.saturating_add(1);
         }
         parcel.sent_at = turn.now;
@@ -528,10 +538,8 @@ impl Outbox {
     }
 
     fn wait_no_longer(&mut self, now: Now) {
-        for parcel in self
-            .aside
-            .values_mut()
-            .filter(|parcel| parcel.root.is_none() && parcel.unconfirmed == 0 && parcel.unexplained == 0)
+        for parcel in
+            self.aside.values_mut().filter(|parcel| parcel.root.is_none() && parcel.unexplained == 0)
         {
             parcel.not_before = parcel.not_before.min(now);
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
-use super::{answers::UNCONFIRMED_TRIES, *};
+use super::*;
 use crate::core::{
     backoff::Backoff,
     blueflood::{RowError, Verdict},
@@ -275,8 +275,8 @@ impl<'a> World<'a> {
         };
         let mut pieces: Vec<Vec<Row>> = Vec::new();
         match fate {
-            Fate::Delivered { .. } => self.deliver(&rows),
-            Fate::DeliveredExcept { errors, unexplained } => {
+            Fate::Delivered | Fate::Acknowledged { .. } => self.deliver(&rows),
+            Fate::DeliveredExcept { errors, unexplained, .. } => {
                 let is_named = named(errors);
                 let (bad, good): (Vec<Row>, Vec<Row>) = rows.iter().partition(|row| is_named(row));
                 self.refuse(&bad);
@@ -312,7 +312,7 @@ impl<'a> World<'a> {
             }
         }
         if let Some(series) = &series
-            && matches!(fate, Fate::Delivered { .. })
+            && matches!(fate, Fate::Delivered | Fate::Acknowledged { .. })
         {
             self.queue.passed(series);
         }
@@ -593,13 +593,57 @@ fn concurrency_climbs_from_one_while_all_is_well_and_is_halved_by_a_failure() {
 
 // === Answers ===
 
+fn confirming(holds: bool) -> Event {
+    Event::Standing(Standing { confirms: true, holds, doubt: holds.then(|| "not there".to_owned()) })
+}
+
 #[test]
-fn a_202_is_sent_again_a_few_times_and_then_counts_as_delivered() {
-    let mut world = World::new(LIMITS, |_, _, _| (Verdict::Unconfirmed, SOON));
+fn a_202_that_nobody_looks_behind_is_sent_again_for_ever_and_never_refused() {
+    let better = std::rc::Rc::new(std::cell::Cell::new(false));
+    let is_better = better.clone();
+    let answer = move || if is_better.get() { Verdict::Stored } else { Verdict::Unconfirmed };
+    let mut world = World::new(LIMITS, move |_, _, _| (answer(), SOON));
     world.append(10);
-    world.drain(Duration::from_secs(600));
-    assert_eq!(world.posts.len(), 1 + UNCONFIRMED_TRIES as usize);
+    world.run_for(Duration::from_secs(3_000));
+    assert!(world.posts.len() > 20 && world.delivered.is_empty(), "{}", world.posts.len());
+    assert!(world.outbox.status(world.now).closed.is_some());
+    better.set(true);
+    world.drain(Duration::from_secs(7_200));
     assert_eq!(world.delivered.len(), 10);
+}
+
+#[test]
+fn with_a_look_behind_it_a_200_is_acknowledged_and_a_202_likewise_with_every_row_looked_for() {
+    for (verdict, took, whole_look) in [
+        (Verdict::Stored, SOON, false),
+        (Verdict::Stored, Duration::from_secs(3), true),
+        (Verdict::Unconfirmed, SOON, true),
+    ] {
+        let mut outbox = Outbox::new(LIMITS);
+        outbox.apply(confirming(false), Duration::ZERO, 0.5);
+        let mut queue = crate::core::queue::Queue::new(false, 0);
+        queue.filled(&[], true);
+        let lease = queue.lease(Meta { id: 1, rows: 5, raw_bytes: 500, lane: 0 });
+        let payloads = vec![Leased { chunks: vec![lease], apart: None }];
+        outbox.apply(Event::Leased { asked: 1, payloads, waiting: Waiting::default() }, SOON, 0.5);
+        let actions = outbox.apply(Event::Answered { parcel: 1, verdict, took }, SOON, 0.5);
+        let fate = Fate::Acknowledged { whole_look };
+        assert!(actions.contains(&Action::Settle { parcel: 1, chunks: vec![1], fate }), "{actions:?}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_while_blueflood_cannot_be_believed() {
+    let mut world = World::new(LIMITS, stored);
+    world.event(confirming(true));
+    world.append(100);
+    world.run_for(Duration::from_secs(600));
+    assert_eq!((world.posts.len(), world.outbox.status(world.now).has_free_slot), (0, false));
+    let (_, cause) = world.outbox.status(world.now).closed.unwrap();
+    assert!(cause.starts_with(NOT_READ_BACK) && cause.ends_with("not there"), "{cause}");
+    world.event(confirming(false));
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.delivered.len(), 100);
 }
 
 #[test]
@@ -1065,11 +1109,13 @@ proptest! {
                     }
                 }
                 11 => world.event(Event::Mended),
+                12 if n % 3 == 0 => world.event(confirming(n % 2 == 0)),
                 _ => world.run_for(Duration::from_millis(u64::from(n) * 10)),
             }
         }
         world.disk_is_full = false;
         world.answer = Box::new(stored);
+        world.event(confirming(false));
         world.drain(Duration::from_secs(100_000));
         world.check();
     }

@@ -103,8 +103,21 @@ pub enum Event {
     Mended,
     /// The settings are others now.
     Configured(Limits),
+    /// Whether what Blueflood acknowledges is read back, and whether it may be sent anything.
+    Standing(Standing),
     /// Time has passed.
     Tick,
+}
+
+/// What those say who read back what Blueflood acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Whether an answer that takes a payload is not the end of it.
+    pub confirms: bool,
+    /// Nothing may be sent for now.
+    pub holds: bool,
+    /// Why, where it is Blueflood's fault: what it says cannot be believed.
+    pub doubt: Option<String>,
 }
 
 /// Something to be done.
@@ -155,10 +168,12 @@ pub enum Action {
 /// Where the rows of a parcel go.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fate {
-    /// All are stored.
-    Delivered {
-        /// Whether Blueflood only ever answered 202.
-        unconfirmed: bool,
+    /// All are stored, as far as Blueflood says.
+    Delivered,
+    /// Likewise, and they stay until they were read back.
+    Acknowledged {
+        /// Whether each of them is to be looked for.
+        whole_look: bool,
     },
     /// All are stored but those that the answer names.
     DeliveredExcept {
@@ -166,6 +181,8 @@ pub enum Fate {
         errors: Vec<RowError>,
         /// What the answer says beside them: some other rows are refused, and nobody knows which.
         unexplained: Option<String>,
+        /// Whether those that are stored stay until they were read back.
+        read_back: bool,
     },
     /// Those are refused; the others need another try.
     RefusedNamed(Vec<RowError>),

@@ -23,6 +23,9 @@ use super::human::{self, counted};
 /// How the cause begins if the token is what is missing.
 pub const NO_TOKEN: &str = "no token from Keystone";
 
+/// The same if what Blueflood takes cannot be read back.
+pub const NOT_READ_BACK: &str = "what it acknowledges cannot be read back";
+
 /// Blueflood refuses datapoints that are older.
 const BLUEFLOOD_TAKES_MS: u64 = 3 * 86_400_000;
 
@@ -580,10 +583,15 @@ fn is_much(loss: &Loss) -> bool {
 }
 
 /// Who is ill, by the cause that closed the gate, and what to do.
-fn ill(cause: &str) -> (&'static str, &'static str) {
+pub fn ill(cause: &str) -> (&'static str, &'static str) {
     let any = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if cause.starts_with(NO_TOKEN) {
         ("Keystone gives no token", "look after Keystone, or check --auth_url; it is asked again by itself")
+    } else if cause.starts_with(NOT_READ_BACK) {
+        (
+            "Blueflood answers, but cannot be believed",
+            "look after Blueflood's Cassandra, or check --query; it is asked again by itself",
+        )
     } else if any(&["resolving", "resolve", "lookup", "look up"]) {
         ("the name of Blueflood's host cannot be looked up", "check --blueflood, and the DNS of this host")
     } else if any(&["certificate", "TLS", "handshake"]) {

@@ -328,6 +328,13 @@ function showSettings(settings) {
   }));
 }
 
+// What `delivered` means here.
+function delivered(confirm, d) {
+  if (!confirm || confirm.mode === "off") return "delivered: acknowledged by Blueflood, not read back; --query and --confirm change that";
+  return `delivered: read back (${confirm.mode}); ${number(d.acknowledged)} acknowledged and not read back yet, ${number(confirm.resent)} sent again` +
+    (confirm.unknown ? `, ${number(confirm.unknown)} that could never be read back` : "");
+}
+
 function show(view) {
   const now = view.time_ms / 1000;
   const d = view.datapoints;
@@ -343,6 +350,7 @@ function show(view) {
     `received ${number(d.received)} = skipped ${number(d.skipped)} + buffered ${number(d.buffered)} + ` +
     `delivered ${number(d.delivered)} + refused ${number(d.refused)} + dropped ${number(d.dropped)} ` +
     `(unaccounted ${number(d.unaccounted)})`);
+  say("delivered", delivered(view.confirm, d));
   $("law").className = d.unaccounted === 0 ? "" : "bad";
   showChart(now);
   showSpool(view, now);

@@ -177,14 +177,14 @@ pub(super) fn salvage(
             salvage.rows = copy_chunks(store, damaged, last_id)?;
             salvage.dead_letters = copy_dead_letters(store, damaged)?;
         }
-        let spooled = recorded.as_ref().map_or(0, |recorded| recorded.spooled);
+        let spooled =
+            recorded.as_ref().map_or(0, |recorded| recorded.spooled.saturating_add(recorded.acknowledged));
         salvage.lost = recorded.as_ref().map(|_| spooled.saturating_sub(salvage.rows));
         // More rows than the ledger knew: their counts were in the part that cannot be read.
         let unknown = salvage.rows.saturating_sub(spooled);
         let recorded = recorded.unwrap_or_default();
         store.count("received", "", recorded.received.saturating_add(unknown))?;
         store.count("delivered", "", recorded.delivered)?;
-        store.count("unconfirmed", "", recorded.unconfirmed)?;
         store.count("names_replaced", "", recorded.names_replaced)?;
         store.count("dead_letters_discarded", "", recorded.dead_letters_discarded)?;
         store.count("dropped", "damaged", salvage.lost.unwrap_or(0))?;

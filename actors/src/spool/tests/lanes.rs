@@ -92,6 +92,39 @@ fn rows_keep_their_tenant_through_a_change_and_an_end_of_any_kind() {
 }
 
 #[test]
+fn a_group_that_was_acknowledged_is_of_one_tenant_and_what_was_absent_goes_back_to_it() {
+    let mut world = World::new(|_| ());
+    let of_a = {
+        world.append_of("acme", "a", 4);
+        world.metas().pop().unwrap()
+    };
+    wait(world.spool().set_tenant("other".into())).unwrap();
+    world.append_of("other", "b", 4);
+    let of_b = world.metas().pop().unwrap();
+    for id in [of_a.id, of_b.id] {
+        world.settle(&[id], Fate::Acknowledged { whole_look: false });
+    }
+    world.close();
+    // As two answers within one millisecond.
+    world.beside().execute_batch("UPDATE acknowledged SET acked_ms = 1000").unwrap();
+    world.open();
+    let ask = crate::spool::AskLooks { groups: 8, after: Duration::ZERO };
+    let looks = wait(world.spool().looks(ask)).unwrap();
+    let mut tenants = BTreeSet::new();
+    for (given, chunks) in looks.groups {
+        let bodies = wait(world.spool().load_bodies(chunks)).unwrap();
+        let mut absent = Rows::default();
+        let rows = bodies.chunks[0].open().unwrap();
+        rows.as_ref().iter().take(1).for_each(|text| absent.append(row::RowsRef { text, count: 1 }));
+        wait(world.spool().confirm(given.id, crate::spool::Confirmed::StoredBut(absent))).unwrap();
+        tenants.insert(bodies.tenant.to_string());
+    }
+    assert_eq!(tenants, BTreeSet::from(["acme".to_owned(), "other".to_owned()]));
+    assert_eq!(world.waiting(), expected(&[("acme", &["a"]), ("other", &["b"])]));
+    assert_eq!((world.ledger().delivered, world.ledger().spooled), (6, 2));
+}
+
+#[test]
 fn nothing_is_said_where_nobody_elses_rows_wait() {
     let mut world = World::new(|_| ());
     world.append_of("acme", "a", 3);

@@ -64,6 +64,48 @@ fn a_file_that_is_deleted_replaced_or_loses_its_log_while_the_spool_runs_is_writ
 }
 
 #[test]
+fn what_was_acknowledged_is_still_so_in_a_file_that_is_written_anew_and_waits_again_in_one_that_is_salvaged()
+{
+    let world = World::new(|_| {});
+    let acknowledged = Fate::Acknowledged { whole_look: false };
+    let looks = || {
+        let ask = crate::spool::AskLooks { groups: 8, after: Duration::ZERO };
+        let looks = wait(world.spool().looks(ask)).unwrap();
+        looks.groups.into_iter().map(|(given, chunks)| (given.id, chunks)).collect::<Vec<_>>()
+    };
+    let (a, b) = (world.append("a", 50), world.append("b", 7));
+    world.settle(&[a.id], acknowledged.clone());
+    world.settle(&[b.id], acknowledged.clone());
+    let handed_out = looks();
+    assert_eq!(handed_out.len(), 2);
+    fs::remove_file(world.path()).unwrap();
+    world.expect("rescued", || world.says(|notice| matches!(notice, Notice::Rescued { .. })));
+    wait(world.spool().confirm(handed_out[0].0, crate::spool::Confirmed::Stored)).unwrap();
+    let ledger = world.ledger();
+    assert_eq!((ledger.acknowledged, ledger.delivered), (7, 50));
+
+    let damage = "UPDATE chunk SET body = x'00'; PRAGMA wal_checkpoint(TRUNCATE)";
+    let c = world.append("c", 3);
+    // Until it was read once it is in memory too.
+    wait(world.spool().load(vec![b.id])).unwrap();
+    world.beside().execute_batch(damage).unwrap();
+    let granted = wait(world.spool().load(vec![b.id]));
+    assert_eq!(granted.unwrap_err(), SpoolError::Replaced);
+    let ledger = world.ledger();
+    assert_eq!(
+        (ledger.acknowledged, ledger.spooled, ledger.dropped["damaged"]),
+        (0, 0, 7 + u64::from(c.rows))
+    );
+    // A look at the old file that comes late means nothing in the new one.
+    let d = world.append("d", 9);
+    world.settle(&[d.id], acknowledged);
+    for (old, _) in handed_out {
+        wait(world.spool().confirm(old, crate::spool::Confirmed::Stored)).unwrap();
+    }
+    assert_eq!((world.ledger().acknowledged, looks().len()), (9, 1));
+}
+
+#[test]
 fn a_file_that_is_cut_while_the_spool_runs_costs_what_was_cut_off_and_the_law_holds() {
     let world = World::new(|options| options.encoding = Encoding::Plain);
     for i in 0..20 {

@@ -27,6 +27,8 @@ pub(super) struct Kept {
     pub(super) due: Option<Instant>,
     /// Whether it is on its way to Blueflood.
     pub(super) loaded: bool,
+    /// Blueflood acknowledged it, and it was not read back; whether each row of it is to be looked for.
+    pub(super) acknowledged: Option<bool>,
 }
 
 impl Kept {
@@ -84,9 +86,17 @@ impl Fresh {
         self.held().filter_map(|kept| kept.due).min()
     }
 
-    /// The numbers, rows and bytes of what is not in the file.
+    /// The numbers, rows and bytes of what is not in the file, and is not acknowledged.
     pub(super) fn held_metas(&self) -> impl Iterator<Item = Meta> {
-        self.held().map(Kept::meta)
+        self.held().filter(|kept| kept.acknowledged.is_none()).map(Kept::meta)
+    }
+
+    /// Blueflood acknowledged a chunk that is held, or it waits again.
+    pub(super) fn set_acknowledged(&mut self, id: ChunkId, acknowledged: Option<bool>) {
+        let found = self.position(id).and_then(|at| self.kept.get_mut(at));
+        if let Some(kept) = found.filter(|kept| kept.due.is_some()) {
+            kept.acknowledged = acknowledged;
+        }
     }
 
     /// A chunk that is not in the file.
@@ -147,6 +157,7 @@ impl Fresh {
         for kept in &mut self.kept {
             *last_id = last_id.saturating_add(1);
             (kept.id, kept.due, kept.loaded) = (*last_id, Some(now), false);
+            kept.acknowledged = None;
         }
     }
 }

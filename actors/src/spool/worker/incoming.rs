@@ -56,6 +56,7 @@ impl Worker {
                         received_ms: batch.received_ms,
                         due: Some(due),
                         loaded: false,
+                        acknowledged: None,
                     };
                     let meta = kept.meta();
                     self.fresh.keep(kept);
@@ -88,7 +89,7 @@ impl Worker {
     }
 
     /// The rows of a batch, those of series that are kept apart by themselves.
-    fn sift(&self, rows: &row::Array) -> Vec<(Option<Arc<[u8]>>, row::Array)> {
+    pub(super) fn sift(&self, rows: &row::Array) -> Vec<(Option<Arc<[u8]>>, row::Array)> {
         if self.queue.series_apart().len() == 0 {
             return vec![(None, rows.clone())];
         }
@@ -166,7 +167,13 @@ impl Worker {
     /// Writes a chunk that is held.
     pub(super) fn write_one(&self, kept: &Kept, after: &mut After) -> rusqlite::Result<()> {
         self.store.insert_in(kept.lane, kept.id, &kept.chunk, kept.received_ms)?;
-        after.tally.add(Where::Held, Where::Spooled, kept.chunk.rows.into());
+        match kept.acknowledged {
+            None => after.tally.add(Where::Held, Where::Spooled, kept.chunk.rows.into()),
+            Some(whole) => {
+                self.store.acknowledge(kept.id, now_ms(), whole)?;
+                after.tally.add(Where::HeldAcknowledged, Where::Acknowledged, kept.chunk.rows.into());
+            }
+        }
         after.written_chunks.push(kept.id);
         Ok(())
     }
@@ -270,11 +277,17 @@ impl Worker {
         while !fits(self.store.used_bytes()?) {
             let here = self.store.oldest(self.queue.leased().saturating_add(1))?;
             // One chunk larger than the cap is still taken: nothing could leave to make room for it.
-            if here.is_empty() {
+            if here.is_empty() && self.acknowledged.since().is_none() {
                 break;
             }
             if self.options.policy.when_full == WhenFull::Block {
                 return Ok(false);
+            }
+            if here.is_empty() {
+                if self.drop_acknowledged(reason, after)? {
+                    continue;
+                }
+                break;
             }
             // With everything on its way the cap is passed by what is in flight, until that is answered.
             let Some((oldest, _)) = here.into_iter().find(|(id, _)| !self.queue.is_leased(*id)) else {

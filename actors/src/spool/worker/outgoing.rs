@@ -191,7 +191,7 @@ impl Worker {
 
     pub(super) fn settle_all(&mut self, settles: &mut Vec<Settle>) {
         let (held, mut settles): (Vec<_>, Vec<_>) = settles.drain(..).partition(|(chunks, fate, _)| {
-            matches!(fate, Fate::Delivered { .. })
+            matches!(fate, Fate::Delivered | Fate::Acknowledged { .. })
                 && chunks.iter().all(|&id| self.fresh.get_held(id).is_some())
         });
         for (chunks, fate, reply) in held {
@@ -225,15 +225,18 @@ impl Worker {
     /// Blueflood has chunks that are not in the file: they need not be. They are counted there before long.
     fn settle_held(&mut self, ids: &[ChunkId], fate: &Fate) {
         let mut after = After::default();
+        after.passed.extend(ids.iter().filter_map(|&id| self.queue.series_of(id)));
+        if let Fate::Acknowledged { whole_look } = *fate {
+            // All of them are held: the file is not touched.
+            let _ = self.acknowledge(ids, whole_look, &mut after);
+            self.follow(after);
+            return;
+        }
         for kept in ids.iter().filter_map(|&id| self.fresh.remove(id)) {
             let rows = u64::from(kept.chunk.rows);
             after.tally.add(Where::Held, Where::Delivered, rows);
             after.delivered.push((kept.received_ms, rows));
-            after.passed.extend(self.queue.series_of(kept.id));
             after.settled.push(kept.id);
-            if matches!(fate, Fate::Delivered { unconfirmed: true }) {
-                after.tally.unconfirmed = after.tally.unconfirmed.saturating_add(rows);
-            }
         }
         self.unwritten.merge(&after.tally);
         self.follow(after);
@@ -256,12 +259,15 @@ impl Worker {
     /// Carries out a fate, on the chunks that are still here.
     fn settle(&mut self, ids: &[ChunkId], fate: &Fate, after: &mut After) -> rusqlite::Result<Vec<Meta>> {
         let series = ids.iter().find_map(|&id| self.queue.series_of(id));
-        if let Fate::Delivered { unconfirmed } = *fate {
-            let mut rows: u64 = 0;
+        if let Fate::Acknowledged { whole_look } = *fate {
+            self.acknowledge(ids, whole_look, after)?;
+            after.passed.extend(series);
+            return Ok(Vec::new());
+        }
+        if *fate == Fate::Delivered {
             for &id in ids {
                 let held = self.fresh.get_held(id).map(|kept| (kept.chunk.rows.into(), kept.received_ms));
                 if let Some((held, received_ms)) = held {
-                    rows = rows.saturating_add(held);
                     after.tally.add(Where::Held, Where::Delivered, held);
                     after.delivered.push((received_ms, held));
                 } else {
@@ -269,12 +275,8 @@ impl Worker {
                         .store
                         .remove_each(&[id], |rows, received_ms| after.delivered.push((received_ms, rows)))?;
                     after.tally.add(Where::Spooled, Where::Delivered, removed);
-                    rows = rows.saturating_add(removed);
                 }
                 after.settled.push(id);
-            }
-            if unconfirmed {
-                after.tally.unconfirmed = after.tally.unconfirmed.saturating_add(rows);
             }
             after.passed.extend(series);
             return Ok(Vec::new());
@@ -293,7 +295,17 @@ impl Worker {
             received_ms = received_ms.min(self.take_out(id, after)?.unwrap_or(received_ms));
         }
         let lane = of.unwrap_or_default();
-        let Settlement { delivered, refused, requeued, unmatched } = settlement::settle(rows.as_ref(), fate);
+        let Settlement { mut delivered, acknowledged, refused, requeued, unmatched } =
+            settlement::settle(rows.as_ref(), fate);
+        if !acknowledged.is_empty() {
+            // What is left of the parcel is a chunk of its own until it was read back.
+            delivered = 0;
+            let chunk = self.sealer.seal(&acknowledged.into());
+            let id = self.next_id();
+            let meta = self.store.insert_in(lane, id, &chunk, received_ms)?;
+            self.acknowledge(&[meta.id], false, after)?;
+            after.passed.extend(series.clone());
+        }
         for letter in &refused {
             after.tally.add(Where::Spooled, Where::Refused(letter.reason), 1);
             if letter.reason == reason::Refused::AlwaysFails {
@@ -334,7 +346,7 @@ impl Worker {
         let id = self.next_id();
         let meta = self.store.insert_in(lane, id, &chunk, received_ms)?;
         after.added.push(Added { meta, due, series });
-        after.fresh.push(Kept { id, lane, chunk, received_ms, due: None, loaded: false });
+        after.fresh.push(Kept { id, lane, chunk, received_ms, due: None, loaded: false, acknowledged: None });
         Ok(meta)
     }
 

@@ -58,9 +58,18 @@ impl Worker {
                     self.reindex(why);
                 }
             } else {
-                let spooled = self.ledger.snapshot().spooled;
+                let ledger = self.ledger.snapshot();
+                if self.acknowledged.rows() != ledger.acknowledged() {
+                    let why = format!(
+                        "{} rows are acknowledged, and {} in the index of these",
+                        ledger.acknowledged(),
+                        self.acknowledged.rows()
+                    );
+                    self.reindex(why);
+                }
                 // Of a file in which a number was damaged the ledger in memory knows better.
-                let _ = self.read(|worker| worker.store.check_counts(spooled));
+                let known = (ledger.spooled, ledger.acknowledged);
+                let _ = self.read(|worker| worker.store.check_counts(known));
             }
         }
         self.audit_at = Instant::now() + AUDIT_EVERY.max(started.elapsed().saturating_mul(1_000));
@@ -70,6 +79,7 @@ impl Worker {
     pub(super) fn reindex(&mut self, why: String) {
         self.audit_failures = self.audit_failures.saturating_add(1);
         self.queue.forget(self.last_id);
+        self.index_acknowledged();
         self.due_since = None;
         (self.say)(Notice::AuditFailed(why));
     }

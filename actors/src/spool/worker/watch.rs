@@ -148,10 +148,11 @@ impl Worker {
         let Ok(file) = self.store.ledger() else { return };
         let (written, mut late) = (&self.written, Tally::default());
         self.unwritten.moves().for_each(|each| late.add(Where::Wire, each.to, each.n));
-        late.unconfirmed = self.unwritten.unconfirmed;
         // Others count meanwhile: what is in memory only stays as it is.
         self.ledger.change(|ledger| ledger.adopt(&file, written, &late));
         self.written = file;
+        self.all_held_waits();
+        self.acknowledged.replace(self.store.acknowledged().unwrap_or_default());
         self.last_id = self.last_id.max(self.store.last_id().unwrap_or(0));
         self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
         self.fresh.renumber(Instant::now(), &mut self.last_id);
@@ -260,21 +261,34 @@ impl Worker {
     /// What the file has, or should have: the ledger, but for what is in memory only; and how many rows it held.
     fn known(&self) -> (Known, u64) {
         let mut ledger = self.ledger.snapshot();
-        let in_memory = std::mem::take(&mut ledger.open).saturating_add(std::mem::take(&mut ledger.held));
-        ledger.received = ledger.received.saturating_sub(in_memory);
+        for in_memory in [&mut ledger.open, &mut ledger.held, &mut ledger.held_acknowledged] {
+            ledger.received = ledger.received.saturating_sub(std::mem::take(in_memory));
+        }
+        // What was acknowledged is sent again.
+        ledger.spooled = ledger.spooled.saturating_add(std::mem::take(&mut ledger.acknowledged));
         let spooled = ledger.spooled;
         (Known { ledger, last_id: self.last_id, tenants: self.lanes.all() }, spooled)
+    }
+
+    /// What is held in memory is in hand no more, and is sent again under another number.
+    fn all_held_waits(&self) {
+        let mut tally = Tally::default();
+        tally.add(Where::HeldAcknowledged, Where::Held, self.ledger.snapshot().held_acknowledged);
+        self.ledger.change(|ledger| ledger.apply(&tally));
     }
 
     fn go_on_with(&mut self, store: Store, lock: Option<File>, spooled: u64, salvage: open::Salvage) {
         self.take_over(store, lock);
         self.unwritten = Tally::default();
         self.read_counts();
+        self.all_held_waits();
+        self.acknowledged.replace(Vec::new());
         self.fresh.renumber(Instant::now(), &mut self.last_id);
         self.queue.forget(self.last_id);
         // Others have counted meanwhile, so the ledger is changed by what the salvage changed, and never set.
         let salvaged = self.written.spooled;
         let mut tally = Tally::default();
+        tally.add(Where::Acknowledged, Where::Spooled, self.ledger.snapshot().acknowledged);
         tally.add(Where::Spooled, Where::Dropped(Dropped::Damaged), spooled.saturating_sub(salvaged));
         tally.add(Where::Wire, Where::Spooled, salvaged.saturating_sub(spooled));
         self.ledger.change(|ledger| ledger.apply(&tally));

@@ -1,0 +1,747 @@
+//! Owns looking: it reads back what Blueflood acknowledged, and tells the forwarder whether Blueflood can be believed. It
+//! never decides what a look leads to: that is [`Confirm`]. It never holds up a POST of metrics, and teaches nobody a limit:
+//! its requests have connections and time-outs of their own.
+//!
+//! It finds out by itself whether there is anything to look at, where it is not told.
+
+pub mod query;
+
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
+    WrapFuture,
+};
+use slog::{Logger, info, warn};
+use tokio::sync::{Notify, oneshot, watch};
+
+use self::query::Query;
+use crate::{
+    core::{
+        blueflood::Verdict,
+        chunk::Encoding,
+        confirm::{Action, Belief, Confirm, Event, GroupId, Notice, Outcome, Seen, Way, What},
+        datapoint::Datapoint,
+        look,
+        outbox::{ChunkId, Now, Standing},
+        payload,
+        row::{Encoder, RowSettings, Rows, RowsRef},
+    },
+    faults,
+    forwarder::{
+        Auth,
+        post::{self, Target},
+        token,
+    },
+    spool::{AskLooks, Bodies, Confirmed, Spool, SpoolError},
+    supervisor::{Lifeline, supervised},
+};
+
+/// How often it is told that time has passed, beside the moments that it asks for itself.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether there is a query side, where nobody said so.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// The same in the first minutes: where a host was started with all that runs on it, Blueflood takes longer than we do.
+const ASK_EVERY_FIRST: Duration = Duration::from_secs(5);
+
+/// These first minutes.
+const FIRST: Duration = Duration::from_secs(300);
+
+/// How long a witness may take. In doubt the next one must not wait for long.
+const WITNESS_MAX: Duration = Duration::from_secs(5);
+
+/// Rows that were sent again are said at once, and then summed up for so long.
+const SAY_RESENT_EVERY: Duration = Duration::from_secs(60);
+
+/// Where Blueflood's query side is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Side {
+    /// There is none for us.
+    Off,
+    /// Here, if something answers there as it does.
+    Auto(String),
+    /// Here.
+    At(String),
+}
+
+impl Side {
+    fn url(&self) -> Option<&str> {
+        match self {
+            Side::Off => None,
+            Side::Auto(url) | Side::At(url) => Some(url),
+        }
+    }
+}
+
+/// The settings of looking.
+#[derive(Clone)]
+pub struct Options {
+    /// How it is done; `None`: by samples where there is a query side, else not at all.
+    pub way: Option<Way>,
+    /// Where it looks.
+    pub side: Side,
+    /// How long after the answer.
+    pub delay: Duration,
+    /// Where witnesses are sent.
+    pub target: Target,
+    /// How they are encoded.
+    pub encoding: Encoding,
+    /// Where tokens come from, if Blueflood wants any.
+    pub auth: Option<Auth>,
+    /// How rows are made.
+    pub rows: RowSettings,
+    /// The name of the witness, behind the prefix.
+    pub witness: String,
+}
+
+/// What it looks like from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// `off`, `witness`, `sample` or `all`.
+    pub mode: &'static str,
+    /// The query side that it looks at.
+    pub query: Option<String>,
+    /// Why Blueflood cannot be believed, if so.
+    pub doubt: Option<String>,
+    /// Looks that were made, with the witnesses.
+    pub looks: u64,
+    /// Rows that were not there, and were sent again.
+    pub resent: u64,
+    /// Rows that count as delivered though nobody could tell.
+    pub unknown: u64,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { mode: "off", query: None, doubt: None, looks: 0, resent: 0, unknown: 0 }
+    }
+}
+
+/// What the confirmer and the forwarder know of each other, whichever incarnation of them lives.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    standing: watch::Sender<Standing>,
+    poke: Notify,
+    status: Mutex<Status>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        // Until it is known whether anything is read back, nothing leaves: what is answered before counts as delivered.
+        let standing = Standing { holds: true, ..Standing::default() };
+        let (standing, _) = watch::channel(standing);
+        Self(Arc::new(Inner { standing, poke: Notify::new(), status: Mutex::default() }))
+    }
+}
+
+impl Shared {
+    /// Whether payloads may leave, and what their answers mean.
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.0.standing.subscribe()
+    }
+
+    /// Something was acknowledged.
+    pub fn poke(&self) {
+        self.0.poke.notify_one();
+    }
+
+    /// What it looks like now.
+    pub fn status(&self) -> Status {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, status: Status) {
+        *self.0.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Confirm everything, and answer when that is done or the time is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Drain(pub Duration);
+
+/// Go on with other settings.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Configure(pub Options);
+
+/// Rows, and whose they are.
+#[derive(Debug, Clone, Default)]
+struct Of {
+    tenant: Arc<str>,
+    rows: Rows,
+}
+
+/// A group in hand.
+#[derive(Debug, Default)]
+struct InHand {
+    chunks: Vec<ChunkId>,
+    /// Whose they are, once they were looked for.
+    tenant: Arc<str>,
+    /// What was absent in the last look at it.
+    absent: Rows,
+    settling: bool,
+}
+
+/// The actor.
+pub struct Confirmer {
+    _line: Lifeline,
+    options: Options,
+    spool: Spool,
+    shared: Shared,
+    log: Logger,
+    clock: Instant,
+    confirm: Confirm,
+    /// Changes when what is under way means nothing any more.
+    epoch: u64,
+    groups: HashMap<GroupId, InHand>,
+    query: Option<Rc<Query>>,
+    /// A row that was there: it tells whether reading works.
+    control: Option<Of>,
+    /// Whether a query side was found; `None`: not asked yet.
+    found: Option<bool>,
+    asked_at: Option<Instant>,
+    /// How often in a row nothing answered as a query side, while a witness was taken.
+    gone: u32,
+    /// Whether the last witness was taken.
+    took_witness: bool,
+    witnesses: u32,
+    said_way: Option<Way>,
+    resent: u64,
+    said_resent: Option<Instant>,
+    draining: bool,
+    waiting: Vec<oneshot::Sender<()>>,
+    wake: Option<SpawnHandle>,
+}
+
+impl Confirmer {
+    /// A confirmer of what is in the spool.
+    pub fn new(line: Lifeline, options: Options, spool: Spool, shared: Shared, log: Logger) -> Self {
+        Self {
+            _line: line,
+            options,
+            spool,
+            shared,
+            log,
+            clock: Instant::now(),
+            confirm: Confirm::new(Way::Off),
+            epoch: 0,
+            groups: HashMap::new(),
+            query: None,
+            control: None,
+            found: None,
+            asked_at: None,
+            gone: 0,
+            took_witness: false,
+            // Anywhere in its slots: the last incarnation may have used some just now.
+            witnesses: fastrand::u32(..),
+            said_way: None,
+            resent: 0,
+            said_resent: None,
+            draining: false,
+            waiting: Vec::new(),
+            wake: None,
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.clock.elapsed()
+    }
+
+    /// The query side, if there is one for us: one client, for its connections are used again.
+    fn query(&mut self) -> Option<Rc<Query>> {
+        let options = &self.options;
+        let url = options.side.url()?;
+        let make = || {
+            let (tls, auth) = (options.target.tls.clone(), options.auth.clone());
+            Rc::new(Query::new(url, tls, auth))
+        };
+        Some(self.query.get_or_insert_with(make).clone())
+    }
+
+    /// Tells the core, and does what it says.
+    fn event(&mut self, event: Event, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let actions = self.confirm.apply(event, now, fastrand::f64());
+        for action in actions {
+            match action {
+                Action::Ask(groups) => self.ask(groups, ctx),
+                Action::Look { group, what } => self.look(group, what, ctx),
+                Action::Settle { group, outcome } => self.settle(group, outcome, ctx),
+                Action::Probe { read } => self.probe(read, ctx),
+                Action::GiveBack => self.give_back(ctx),
+                Action::TakeStock => self.take_stock(ctx),
+                Action::Believe(_) => {}
+                Action::Say(notice) => self.say(notice),
+            }
+        }
+        self.show();
+        self.wake.take().map(|wake| ctx.cancel_future(wake));
+        self.wake = self.confirm.next_wake(now).map(|at| {
+            ctx.run_later(at.saturating_sub(now), |confirmer, ctx| confirmer.event(Event::Tick, ctx))
+        });
+        if self.draining && self.confirm.is_drained() {
+            for waiting in self.waiting.drain(..) {
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    fn show(&self) {
+        let status = self.confirm.status();
+        let doubt = match &status.belief {
+            Belief::No(cause) => Some(cause.clone()),
+            // What is to be read back must not leave before there is somebody who can.
+            _ if self.misses_side() => Some(format!(
+                "nothing answers as Blueflood's query side at {}, and --confirm wants one",
+                self.options.side.url().unwrap_or_default()
+            )),
+            _ => None,
+        };
+        let standing = Standing {
+            confirms: status.way != Way::Off,
+            holds: status.belief != Belief::Yes || doubt.is_some() || !self.is_settled(),
+            doubt: doubt.clone(),
+        };
+        self.shared.0.standing.send_if_modified(|known| {
+            let is_new = *known != standing;
+            *known = standing;
+            is_new
+        });
+        self.shared.show(Status {
+            mode: match status.way {
+                Way::Off => "off",
+                Way::Witness => "witness",
+                Way::Sample => "sample",
+                Way::All => "all",
+            },
+            query: self.options.side.url().filter(|_| status.way.reads()).map(str::to_owned),
+            doubt,
+            looks: status.looks,
+            resent: status.resent,
+            unknown: status.unknown,
+        });
+    }
+
+    // === Whether there is anything to look at ===
+
+    /// Whether it is known how it is done.
+    fn is_settled(&self) -> bool {
+        self.found.is_some() || !self.has_to_ask()
+    }
+
+    fn has_to_ask(&self) -> bool {
+        matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none_or(Way::reads)
+    }
+
+    fn misses_side(&self) -> bool {
+        self.has_to_ask() && self.options.way.is_some() && self.found == Some(false)
+    }
+
+    /// How it is done, as far as is known.
+    fn way(&self) -> Way {
+        let where_found = match &self.options.side {
+            Side::Off => Way::Off,
+            Side::At(_) => Way::Sample,
+            Side::Auto(_) if self.found == Some(true) => Way::Sample,
+            Side::Auto(_) => Way::Off,
+        };
+        self.options.way.unwrap_or(where_found)
+    }
+
+    fn resolve(&mut self, ctx: &mut Context<Self>) {
+        let Some(query) = self.query().filter(|_| self.has_to_ask()) else {
+            self.apply_way(ctx);
+            return;
+        };
+        self.asked_at = Some(Instant::now());
+        let side = self.options.side.clone();
+        let tenant = self.options.target.tenant.clone();
+        let is_there = async move { query.is_there(&tenant).await };
+        ctx.spawn(is_there.into_actor(self).map(move |is_there, confirmer, ctx| {
+            if confirmer.options.side != side || !confirmer.has_to_ask() {
+                return;
+            }
+            if is_there {
+                (confirmer.found, confirmer.gone) = (Some(true), 0);
+            } else if confirmer.found != Some(true) {
+                confirmer.found = Some(false);
+            } else if confirmer.took_witness {
+                // Blueflood takes what it is sent, and its query side is gone: it was taken away.
+                confirmer.gone = confirmer.gone.saturating_add(1);
+                if confirmer.gone > 1 {
+                    (confirmer.found, confirmer.gone) = (Some(false), 0);
+                }
+            }
+            confirmer.apply_way(ctx);
+        }));
+    }
+
+    fn apply_way(&mut self, ctx: &mut Context<Self>) {
+        let way = self.way();
+        if self.said_way.is_none() && way == Way::Off {
+            // What was acknowledged before a restart nobody looks for any more.
+            self.give_back(ctx);
+        }
+        if self.said_way != Some(way) {
+            let url = self.options.side.url().unwrap_or("none").to_owned();
+            match way {
+                Way::Off if matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none() => {
+                    info!(self.log, "what Blueflood acknowledges counts as delivered, and is not read back: nothing \
+                                     answers as its query side; see --query and --confirm"; "query" => url);
+                }
+                Way::Off => {
+                    info!(self.log, "what Blueflood acknowledges counts as delivered, and is not read back");
+                }
+                Way::Witness => {
+                    info!(self.log, "what Blueflood acknowledges is confirmed by a witness";
+                        "metric" => &self.options.witness);
+                }
+                Way::Sample | Way::All => {
+                    info!(self.log, "what Blueflood acknowledges is read back"; "query" => url,
+                        "rows" => if way == Way::All { "all" } else { "a sample" });
+                }
+            }
+            self.said_way = Some(way);
+        }
+        self.event(Event::Configured(way), ctx);
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        let unsure = self.found != Some(true) || matches!(self.confirm.status().belief, Belief::No(_));
+        let first = self.clock.elapsed() < FIRST && self.found != Some(true);
+        let every = if first { ASK_EVERY_FIRST } else { ASK_EVERY };
+        let is_time = self.asked_at.is_some_and(|at| at.elapsed() >= every);
+        if self.has_to_ask() && unsure && is_time {
+            self.resolve(ctx);
+        }
+        self.say_resent();
+        self.event(Event::Tick, ctx);
+    }
+
+    // === What the core says ===
+
+    fn ask(&mut self, groups: usize, ctx: &mut Context<Self>) {
+        let (spool, epoch) = (self.spool.clone(), self.epoch);
+        let after = if self.draining { Duration::ZERO } else { self.options.delay };
+        let given = async move { spool.looks(AskLooks { groups, after }).await };
+        ctx.spawn(given.into_actor(self).map(move |given, confirmer, ctx| {
+            if confirmer.epoch != epoch {
+                return;
+            }
+            let event = match given {
+                Ok(looks) => {
+                    let mut groups = Vec::with_capacity(looks.groups.len());
+                    for (given, chunks) in looks.groups {
+                        let in_hand = InHand { chunks, ..InHand::default() };
+                        confirmer.groups.entry(given.id).or_insert(in_hand);
+                        groups.push(given);
+                    }
+                    Event::Given { groups, left: looks.left, next_in: looks.next_in }
+                }
+                Err(_) => Event::NotGiven,
+            };
+            confirmer.event(event, ctx);
+        }));
+    }
+
+    fn look(&mut self, group: GroupId, what: What, ctx: &mut Context<Self>) {
+        let query = self.query();
+        let Some((query, in_hand)) = query.zip(self.groups.get(&group)) else {
+            // Its slot must be free again, whatever the reason.
+            ctx.run_later(Duration::ZERO, move |confirmer, ctx| {
+                confirmer.event(Event::Looked { group, seen: Seen::NotLoaded }, ctx);
+            });
+            return;
+        };
+        let epoch = self.epoch;
+        let (spool, chunks) = (self.spool.clone(), in_hand.chunks.clone());
+        let absent = (what == What::Absent).then(|| (in_hand.tenant.clone(), vec![in_hand.absent.clone()]));
+        let control = self.control.clone();
+        let looked = async move {
+            let loaded = match absent {
+                Some(absent) => Some(absent),
+                None => load(&spool, chunks).await,
+            };
+            let Some((tenant, rows)) = loaded else { return (Seen::NotLoaded, Of::default(), None) };
+            let (seen, absent, there) = look_for(&query, &tenant, &rows, what, control).await;
+            let there = there.map(|rows| Of { tenant: tenant.clone(), rows });
+            (seen, Of { tenant, rows: absent }, there)
+        };
+        ctx.spawn(looked.into_actor(self).map(move |(seen, absent, control), confirmer, ctx| {
+            faults::point("confirmer.looked");
+            if confirmer.epoch != epoch {
+                return;
+            }
+            if let Some(in_hand) = confirmer.groups.get_mut(&group) {
+                (in_hand.tenant, in_hand.absent) = (absent.tenant, absent.rows);
+            }
+            if control.is_some() {
+                confirmer.control = control;
+            }
+            confirmer.event(Event::Looked { group, seen }, ctx);
+        }));
+    }
+
+    fn settle(&mut self, group: GroupId, outcome: Outcome, ctx: &mut Context<Self>) {
+        let in_hand = self.groups.entry(group).or_default();
+        in_hand.settling = true;
+        let confirmed = match outcome {
+            Outcome::Stored | Outcome::Unknown => Confirmed::Stored,
+            Outcome::StoredButAbsent => Confirmed::StoredBut(in_hand.absent.clone()),
+            Outcome::Again => Confirmed::Again,
+        };
+        let spool = self.spool.clone();
+        let settled = async move { spool.confirm(group, confirmed).await };
+        ctx.spawn(settled.into_actor(self).map(move |settled, confirmer, ctx| {
+            faults::point("confirmer.settled");
+            match settled {
+                // The file is another one: what was acknowledged waits again there.
+                Ok(()) | Err(SpoolError::Replaced) => {
+                    confirmer.groups.remove(&group);
+                    confirmer.event(Event::Settled { group }, ctx);
+                }
+                Err(_) => confirmer.event(Event::NotSettled { group }, ctx),
+            }
+        }));
+    }
+
+    fn take_stock(&mut self, ctx: &mut Context<Self>) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.groups.retain(|_, in_hand| in_hand.settling);
+        let spool = self.spool.clone();
+        let taken = async move { spool.take_stock().await };
+        ctx.spawn(taken.into_actor(self).map(|_, confirmer, ctx| confirmer.event(Event::Poke, ctx)));
+    }
+
+    fn give_back(&mut self, ctx: &mut Context<Self>) {
+        self.epoch = self.epoch.saturating_add(1);
+        self.groups.retain(|_, in_hand| in_hand.settling);
+        let spool = self.spool.clone();
+        let given_back = async move {
+            loop {
+                match spool.give_back().await {
+                    Ok(rows) => return rows,
+                    Err(SpoolError::Replaced | SpoolError::Closed) => return 0,
+                    Err(_) => tokio::time::sleep(TICK).await,
+                }
+            }
+        };
+        ctx.spawn(given_back.into_actor(self).map(|rows, confirmer, ctx| {
+            confirmer.event(Event::GaveBack { rows }, ctx);
+        }));
+    }
+
+    /// Sends a witness, and looks for it.
+    fn probe(&mut self, read: bool, ctx: &mut Context<Self>) {
+        self.witnesses = self.witnesses.wrapping_add(1);
+        let row = self.witness(look::witness_ms(self.witnesses, now_ms()));
+        let target =
+            Target { timeout: WITNESS_MAX.min(self.options.target.timeout), ..self.options.target.clone() };
+        let (auth, encoding, epoch) = (self.options.auth.clone(), self.options.encoding, self.epoch);
+        let query = self.query().filter(|_| read);
+        let probed = async move {
+            let Some(row) = row else { return (Err("no witness can be made".to_owned()), None) };
+            let took = send(&target, auth, encoding, row.clone()).await;
+            let (Ok(()), Some(query)) = (&took, query) else { return (took, None) };
+            let seen = match look::Row::of(&row.text) {
+                Some(witness) => query.look(&target.tenant, &[witness], &[0], WITNESS_MAX).await,
+                None => Err("no witness can be made".to_owned()),
+            };
+            match seen {
+                Ok(absent) if absent.is_empty() => {
+                    (Ok(()), Some(Of { tenant: target.tenant.as_str().into(), rows: row }))
+                }
+                Ok(_) => (Err("what Blueflood takes cannot be read back".to_owned()), None),
+                Err(cause) => (Err(cause), Some(Of::default())),
+            }
+        };
+        ctx.spawn(probed.into_actor(self).map(move |(outcome, row), confirmer, ctx| {
+            faults::point("confirmer.probed");
+            if confirmer.epoch != epoch {
+                return;
+            }
+            // Taken, though perhaps not read.
+            confirmer.took_witness = row.is_some();
+            if outcome.is_ok()
+                && let Some(row) = row
+            {
+                confirmer.control = Some(row);
+            }
+            confirmer.event(Event::Probed(outcome), ctx);
+        }));
+    }
+
+    fn witness(&self, ms: i64) -> Option<Rows> {
+        let settings = RowSettings { overwrite_time: false, ..self.options.rows.clone() };
+        let mut rows = Rows::default();
+        let name = self.options.witness.as_bytes();
+        let datapoint = Datapoint { name, timestamp: ms as f64 / 1000.0, value: 1.0 };
+        Encoder::new(&settings).encode(&datapoint, ms, &mut rows).ok()?;
+        Some(rows)
+    }
+
+    fn say(&mut self, notice: Notice) {
+        let log = &self.log;
+        match notice {
+            Notice::Doubted { cause } => {
+                warn!(log, "Blueflood answers, but what it takes cannot be read back, its store may be away: metrics \
+                            are kept, and sent when it can"; "cause" => cause);
+            }
+            Notice::Believed { after, failures } => {
+                info!(log, "what Blueflood takes can be read back again";
+                    "after_s" => after.as_secs(), "failed_tries" => failures);
+            }
+            Notice::Resent { rows } => {
+                self.resent = self.resent.saturating_add(rows);
+                self.say_resent();
+            }
+            Notice::Unknown { rows, cause } => {
+                warn!(log, "these datapoints cannot be read back though others can: they count as delivered";
+                    "datapoints" => rows, "cause" => cause);
+            }
+        }
+    }
+
+    fn say_resent(&mut self) {
+        let is_time = self.said_resent.is_none_or(|at| at.elapsed() >= SAY_RESENT_EVERY);
+        if self.resent > 0 && is_time {
+            let rows = std::mem::take(&mut self.resent);
+            warn!(self.log, "Blueflood acknowledged datapoints that it does not have: they are sent again";
+                "datapoints" => rows);
+            self.said_resent = Some(Instant::now());
+        }
+    }
+
+    fn await_poke(&mut self, ctx: &mut Context<Self>) {
+        let shared = self.shared.clone();
+        let poked = async move { shared.0.poke.notified().await };
+        ctx.spawn(poked.into_actor(self).map(|(), confirmer, ctx| {
+            confirmer.await_poke(ctx);
+            confirmer.event(Event::Poke, ctx);
+        }));
+    }
+}
+
+/// The rows of chunks, and whose they are; `None` if one cannot be read.
+async fn load(spool: &Spool, ids: Vec<ChunkId>) -> Option<(Arc<str>, Vec<Rows>)> {
+    let n = ids.len();
+    let Bodies { tenant, chunks } =
+        spool.load_bodies(ids).await.ok().filter(|found| found.chunks.len() == n)?;
+    // Off the spool's thread, which has to serve others.
+    let rows: Option<Vec<Rows>> = chunks.iter().map(|chunk| chunk.open().ok()).collect();
+    Some((tenant, rows?))
+}
+
+/// Looks for some of the rows of a tenant: what was seen, which were absent, and one that was there.
+async fn look_for(
+    query: &Query,
+    tenant: &str,
+    all: &[Rows],
+    what: What,
+    control: Option<Of>,
+) -> (Seen, Rows, Option<Rows>) {
+    let rows = look::rows(all.iter().map(Rows::as_ref), now_ms());
+    let wanted = match what {
+        What::Sample => look::sample(&rows, |below| fastrand::u32(0..below.max(1))),
+        What::All | What::Absent => (0..).take(rows.len()).collect(),
+    };
+    let absent = match query.look(tenant, &rows, &wanted, query::LOOK_MAX).await {
+        Ok(absent) => absent,
+        Err(cause) => return (Seen::Failed(cause), Rows::default(), None),
+    };
+    let present = wanted.iter().rev().find(|at| !absent.contains(at));
+    let of = |at: &u32| rows.get(*at as usize).map(|row| RowsRef { text: row.text, count: 1 });
+    let there = present.and_then(of).map(|row| Rows { text: row.text.to_vec(), count: 1 });
+    if absent.is_empty() {
+        return (Seen::AllThere, Rows::default(), there);
+    }
+    let mut missing = Rows::default();
+    absent.iter().filter_map(of).for_each(|row| missing.append(row));
+    let control_there = match (&there, control) {
+        (Some(_), _) => true,
+        (None, Some(control)) => match look::Row::of(&control.rows.text) {
+            Some(row) => {
+                let looked = query.look(&control.tenant, &[row], &[0], query::LOOK_MAX).await;
+                matches!(looked, Ok(absent) if absent.is_empty())
+            }
+            None => false,
+        },
+        (None, None) => false,
+    };
+    (Seen::Absent { rows: missing.count.into(), control: control_there }, missing, there)
+}
+
+/// Sends rows as a payload is sent; an error unless Blueflood says that it stored them.
+async fn send(target: &Target, auth: Option<Auth>, encoding: Encoding, rows: Rows) -> Result<(), String> {
+    let body = payload::of_rows(rows, encoding).map_err(|damaged| damaged.to_string())?;
+    // Of its own: a connection that is kept for POSTs of metrics is for these.
+    let client = post::client(target);
+    let mut refused = None;
+    for _ in 0..2 {
+        let token = token(auth.clone(), refused).await.map_err(|missing| missing.cause)?;
+        match post::post(&client, target, &target.tenant, token.as_deref(), encoding, body.clone()).await {
+            Verdict::Stored => return Ok(()),
+            Verdict::Unauthorized if token.is_some() && refused.is_none() => {
+                refused = token.map(|token| token.generation);
+            }
+            other => return Err(other.words()),
+        }
+    }
+    Err(Verdict::Unauthorized.words())
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Actor for Confirmer {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // What an incarnation before this one had in hand is handed out again.
+        self.take_stock(ctx);
+        self.resolve(ctx);
+        self.await_poke(ctx);
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+supervised!(Confirmer);
+
+impl Handler<Configure> for Confirmer {
+    type Result = ();
+
+    fn handle(&mut self, Configure(options): Configure, ctx: &mut Self::Context) {
+        if self.options.side != options.side {
+            (self.found, self.gone, self.control) = (None, 0, None);
+        }
+        self.options = options;
+        self.query = None;
+        self.resolve(ctx);
+        self.show();
+    }
+}
+
+impl Handler<Drain> for Confirmer {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, Drain(time): Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (tell, drained) = oneshot::channel();
+        self.waiting.push(tell);
+        self.draining = true;
+        self.event(Event::Drain, ctx);
+        Box::pin(async move { drop(tokio::time::timeout(time, drained).await) }.into_actor(self))
+    }
+}
