@@ -2,6 +2,7 @@
 CARGO ?= cargo
 # Set by `make torture`: how often the daemon is killed under load.
 TORTURE_ROUNDS ?= 200
+LIES_SECONDS ?= 540
 # Set by `make fuzz`: seconds for each target.
 FUZZ_SECONDS ?= 20
 # What a program comes to.
@@ -56,8 +57,8 @@ deb-test: deb ## install that package into a root of its own, upgrade, remove an
 vm-test: deb ## that package under a live systemd, in a virtual machine that qemu emulates: five minutes
 	@config/deb/vm-test target/deb/blueflood-forward_*.deb
 
-torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk away, and count what arrives: ten minutes
-	TORTURE_ROUNDS=$(TORTURE_ROUNDS) $(CARGO) test --release --test e2e -- --nocapture crash:: harm:: disk::
+torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk away, lie to it for LIES_SECONDS, and count what arrives: ten minutes
+	TORTURE_ROUNDS=$(TORTURE_ROUNDS) LIES_SECONDS=$(LIES_SECONDS) $(CARGO) test --release --test e2e -- --nocapture crash:: harm:: disk:: confirm::
 
 # A part of them is in `make test`, with small loads.
 scenarios: ## flows that must end well, in bad weather: ten minutes; ONLY="brown stop" some, ONLY=list names, SEED=n again

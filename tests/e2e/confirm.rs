@@ -278,6 +278,61 @@ fn a_kill_at_every_state_of_a_chunk_loses_nothing() {
     }
 }
 
+/// For how many seconds it lies.
+fn lies_for() -> u64 {
+    std::env::var("LIES_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(8)
+}
+
+/// One lie after another, of the store, of the answers and of the query side, with ends and starts of the daemon between.
+#[test]
+fn lies_at_random_lose_nothing() {
+    const ANSWERS: &[&str] =
+        &["part:50x9", "202x4", "202/storedx4", "500x2", "timeout", "reset,202", "503x3,liex5"];
+    const READS: &[&str] = &["empty", "empty,short:50x3", "late:300x4", "500x3", "short:20,timeout,empty"];
+    each(&["sample", "all"], |confirm| {
+        let seed = fastrand::u64(..);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let scene = Scene::new();
+        let arguments = ["--confirm", confirm, "--timeout", "3"];
+        let mut daemon = scene.daemon(&arguments);
+        scene.send(&daemon, 0..500);
+        scene.expect_all(&daemon, 500);
+        let (began, mut sent) = (std::time::Instant::now(), 500);
+        while began.elapsed().as_secs() < lies_for() {
+            match random.u8(0..9) {
+                0 => scene.world.blueflood.store_away(),
+                8 => scene.world.blueflood.store_back(),
+                1 | 2 => scene.world.answers(ANSWERS[random.usize(..ANSWERS.len())]),
+                // A sample does not see a single row.
+                3 if *confirm == "all" => scene.world.answers("miss:3x5"),
+                4 | 5 => scene.reads(READS[random.usize(..READS.len())]),
+                6 => {
+                    daemon.expect_received(sent);
+                    let ended = daemon.stop();
+                    assert_eq!(
+                        (ended.code, &ended.last_line()["dropped"]),
+                        (Some(0), &0.into()),
+                        "seed {seed}"
+                    );
+                    daemon = scene.daemon(&arguments);
+                }
+                _ => {}
+            }
+            let until = sent + random.u64(20..400);
+            scene.send(&daemon, sent..until);
+            sent = until;
+            if random.bool() {
+                std::thread::sleep(std::time::Duration::from_millis(random.u64(0..300)));
+            }
+        }
+        scene.world.answers("");
+        scene.reads("");
+        eprintln!("{confirm}, seed {seed}: {sent} datapoints");
+        scene.expect_all(&daemon, sent);
+        assert_eq!(daemon.stats()["confirm"]["unknown"], 0, "seed {seed}");
+    });
+}
+
 #[test]
 fn what_is_acknowledged_is_kept_over_a_stop_and_counted_apart() {
     let scene = Scene::new();

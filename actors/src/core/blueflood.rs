@@ -88,6 +88,43 @@ impl Verdict {
         !matches!(self, Verdict::Unreachable { .. } | Verdict::NoAnswer { .. })
     }
 
+    /// What an answer speaks of that settles no row.
+    pub fn blame(&self) -> Blame {
+        match self {
+            // Its store is slow. No payload is the cause of that.
+            Verdict::Unconfirmed | Verdict::Failing { status: 408 | 429, .. } => Blame::RateLimit,
+            Verdict::Failing { status: 503, .. } => Blame::Unavailable,
+            Verdict::Failing { status: 502 | 504, .. } => Blame::Gateway,
+            Verdict::Failing { .. } | Verdict::NoAnswer { .. } => Blame::Payload,
+            _ => Blame::Endpoint,
+        }
+    }
+
+    /// Whether what was in the payload may be the cause of a failure. Who says when to come back means it for all.
+    pub fn may_be_the_payload(&self) -> bool {
+        self.retry_after().is_none()
+            && matches!(self.blame(), Blame::Unavailable | Blame::Gateway | Blame::Payload)
+    }
+
+    /// What only another setting mends, where there are credentials or not.
+    pub fn misfit(&self, authenticates: bool) -> Option<&str> {
+        match self {
+            Verdict::Unauthorized if !authenticates => {
+                Some("HTTP 401: Blueflood wants a token, and no --user is set")
+            }
+            Verdict::Misconfigured(text) | Verdict::Unexpected(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Blueflood's own word on when to come back.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Verdict::Failing { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// Whether the payload's size may be the cause.
     pub fn may_be_its_size(&self) -> bool {
         matches!(self, Verdict::NoAnswer { may_be_size: true, .. })
@@ -140,6 +177,21 @@ impl Verdict {
             | Verdict::NoAnswer { cause: text, .. } => text.clone(),
         }
     }
+}
+
+/// Whom a failure speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Of Blueflood, or of the way there, and of nothing else.
+    Endpoint,
+    /// Of how many requests there are, says somebody: 408 and 429.
+    RateLimit,
+    /// 503: likewise, or nobody is there; and a proxy may dislike a payload.
+    Unavailable,
+    /// 502 and 504: a proxy reaches nobody, or dislikes a payload.
+    Gateway,
+    /// Of the payload, which may well have caused it: 500, a reset or silence after it was sent.
+    Payload,
 }
 
 /// One row that Blueflood names in an answer.

@@ -7,9 +7,9 @@ use super::{
     Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, Refused, Root,
     Settling, Trial, Turn, Who,
     evidence::{HALVE, PIECE, REFUSE, Witness},
-    gate::{Failure, Touch},
+    gate::Failure,
 };
-use crate::core::blueflood::Verdict;
+use crate::core::blueflood::{Blame, Verdict};
 
 /// An answer that took longer than this may be one of a store that is ill: then each row is looked for.
 const LONG: Duration = Duration::from_secs(2);
@@ -91,11 +91,11 @@ impl Outbox {
                 turn.actions.push(Action::Send { parcel: id, chunks: parcel.ids(), renew_token: true });
                 self.in_flight.insert(id, parcel);
             }
-            other => match failure(&other, self.limits.authenticates) {
-                Seen::Wrong(text) => self.misconfigured(parcel.sent_at, text, turn),
-                Seen::Failure { touch, cause, retry_after } => {
+            other => match other.misfit(self.limits.authenticates) {
+                Some(text) => self.misconfigured(parcel.sent_at, text.to_owned(), turn),
+                None => {
                     parcel.may_be_size = other.may_be_its_size();
-                    self.failed(id, parcel, touch, cause, retry_after, turn);
+                    self.failed(id, parcel, &other, turn);
                 }
             },
         }
@@ -143,21 +143,18 @@ impl Outbox {
             return;
         }
         self.note(id, false, now);
-        match failure(&verdict, self.limits.authenticates) {
-            Seen::Wrong(text) => {
-                self.examination = None;
-                self.misconfigured(trial.sent_at, text, turn);
-            }
-            Seen::Failure { touch, cause, retry_after } => {
-                let goes_on = match &mut self.examination {
-                    Some(examination) if may_be_the_payload(touch) => examination.other(false),
-                    _ => false,
-                };
-                if !goes_on {
-                    self.examination = None;
-                    self.close(trial.sent_at, touch, &cause, retry_after, turn);
-                }
-            }
+        if let Some(text) = verdict.misfit(self.limits.authenticates) {
+            self.examination = None;
+            self.misconfigured(trial.sent_at, text.to_owned(), turn);
+            return;
+        }
+        let goes_on = match &mut self.examination {
+            Some(examination) if verdict.may_be_the_payload() => examination.other(false),
+            _ => false,
+        };
+        if !goes_on {
+            self.examination = None;
+            self.close(trial.sent_at, &verdict, turn);
         }
     }
 
@@ -204,19 +201,11 @@ impl Outbox {
     }
 
     /// A failure that passes by itself, or so it seems.
-    fn failed(
-        &mut self,
-        id: ParcelId,
-        mut parcel: Parcel,
-        touch: Touch,
-        cause: String,
-        retry_after: Option<Duration>,
-        turn: &mut Turn,
-    ) {
+    fn failed(&mut self, id: ParcelId, mut parcel: Parcel, verdict: &Verdict, turn: &mut Turn) {
         let now = turn.now;
         let examined =
             self.examination.as_ref().is_some_and(|examination| parcel.root == Some(examination.root));
-        let may_be_the_payload = may_be_the_payload(touch) && retry_after.is_none();
+        let may_be_the_payload = verdict.may_be_the_payload();
         if examined && may_be_the_payload {
             if let Some(examination) = &mut self.examination {
                 examination.failures = examination.failures.saturating_add(1);
@@ -234,7 +223,7 @@ impl Outbox {
                 self.examination = None;
             }
             if self.examination.is_none() {
-                self.close(parcel.sent_at, touch, &cause, retry_after, turn);
+                self.close(parcel.sent_at, verdict, turn);
             }
         }
         if !may_be_the_payload {
@@ -243,7 +232,7 @@ impl Outbox {
         }
         parcel.evidence.failed(&self.recent, parcel.sent_at, id);
         parcel.tries = parcel.tries.saturating_add(1);
-        parcel.cause = cause;
+        parcel.cause = verdict.words();
         // A suspect is tried at a brisk pace, for its pauses are those of nobody else; not for ever, though.
         let tries = if parcel.root.is_some() {
             parcel.tries.saturating_sub(BRISK_TRIES).max(1)
@@ -254,16 +243,10 @@ impl Outbox {
         self.aside.insert(id, parcel);
     }
 
-    fn close(
-        &mut self,
-        sent_at: Now,
-        touch: Touch,
-        cause: &str,
-        retry_after: Option<Duration>,
-        turn: &mut Turn,
-    ) {
-        let at_least = retry_after.map(|wait| self.believable(wait));
-        let failure = Failure { touch, who: Who::Blueflood, cause, sent_at, at_least, silent: false };
+    fn close(&mut self, sent_at: Now, verdict: &Verdict, turn: &mut Turn) {
+        let (blame, cause) = (verdict.blame(), verdict.words());
+        let at_least = verdict.retry_after().map(|wait| self.believable(wait));
+        let failure = Failure { blame, who: Who::Blueflood, cause: &cause, sent_at, at_least, silent: false };
         turn.actions.extend(self.gate.failed(&failure, turn.now, turn.random).map(Action::Say));
     }
 
@@ -278,7 +261,7 @@ impl Outbox {
         self.examination = None;
         let at_least = Some(retry_in.min(self.limits.backoff.max));
         let failure =
-            Failure { touch: Touch::Endpoint, who: Who::Keystone, cause, sent_at, at_least, silent: false };
+            Failure { blame: Blame::Endpoint, who: Who::Keystone, cause, sent_at, at_least, silent: false };
         turn.actions.extend(self.gate.failed(&failure, turn.now, turn.random).map(Action::Say));
     }
 
@@ -286,7 +269,7 @@ impl Outbox {
     fn misconfigured(&mut self, sent_at: Now, text: String, turn: &mut Turn) {
         // As a closed gate, but without a line of its own: the one below is louder.
         let failure = Failure {
-            touch: Touch::Endpoint,
+            blame: Blame::Endpoint,
             who: Who::Blueflood,
             cause: &text,
             sent_at,
@@ -496,37 +479,4 @@ fn parcel_roots<'a>(parcels: impl Iterator<Item = &'a Parcel>) -> usize {
     roots.sort_unstable();
     roots.dedup();
     roots.len()
-}
-
-/// What a verdict says that no row is at an end for.
-enum Seen {
-    /// Only a change of a setting helps.
-    Wrong(String),
-    /// It passes by itself, or the payload is the cause.
-    Failure { touch: Touch, cause: String, retry_after: Option<Duration> },
-}
-
-fn failure(verdict: &Verdict, authenticates: bool) -> Seen {
-    let touch = match verdict {
-        Verdict::Unauthorized if !authenticates => {
-            return Seen::Wrong("HTTP 401: Blueflood wants a token, and no --user is set".to_owned());
-        }
-        Verdict::Misconfigured(text) | Verdict::Unexpected(text) => return Seen::Wrong(text.clone()),
-        Verdict::Failing { status: 408 | 429, .. } => Touch::RateLimit,
-        // Its store is slow. No payload is the cause of that.
-        Verdict::Unconfirmed => Touch::RateLimit,
-        Verdict::Failing { status: 503, .. } => Touch::Unavailable,
-        Verdict::Failing { status: 502 | 504, .. } => Touch::Gateway,
-        Verdict::Failing { .. } | Verdict::NoAnswer { .. } => Touch::Payload,
-        _ => Touch::Endpoint,
-    };
-    let retry_after = match verdict {
-        Verdict::Failing { retry_after, .. } => *retry_after,
-        _ => None,
-    };
-    Seen::Failure { touch, cause: verdict.words(), retry_after }
-}
-
-fn may_be_the_payload(touch: Touch) -> bool {
-    matches!(touch, Touch::Unavailable | Touch::Gateway | Touch::Payload)
 }

@@ -14,7 +14,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::vocabulary::{Notice, Now, Who};
-use crate::core::backoff::Backoff;
+use crate::core::{backoff::Backoff, blueflood::Blame};
 
 /// Failures in a row after which the gate closes, where a payload may have caused them.
 const SETBACKS_TO_CLOSE: u32 = 3;
@@ -24,21 +24,6 @@ const LATENCY_HIGH: u32 = 4;
 
 /// See [`LATENCY_HIGH`].
 const LATENCY_HIGH_MIN: Duration = Duration::from_secs(2);
-
-/// How a failure touches the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Touch {
-    /// It speaks of Blueflood, or of the way there, and of nothing else.
-    Endpoint,
-    /// Somebody asks for fewer requests: 408 and 429.
-    RateLimit,
-    /// 503: likewise, or nobody is there; and a proxy may dislike a payload.
-    Unavailable,
-    /// 502 and 504: a proxy reaches nobody, or dislikes a payload.
-    Gateway,
-    /// The payload may well have caused it: 500, a reset or silence after it was sent.
-    Payload,
-}
 
 /// How likely a payload causes what is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -216,7 +201,7 @@ impl Gate {
         }
         let again = self.setback_at.replace(now).is_some();
         self.setbacks = self.setbacks.saturating_add(1);
-        let congested = matches!(failure.touch, Touch::RateLimit | Touch::Unavailable);
+        let congested = matches!(failure.blame, Blame::RateLimit | Blame::Unavailable);
         // At a pace one failure among passes is what is expected: fewer at once would only waste what there is.
         if again || !(congested && self.is_paced()) {
             self.slow_down();
@@ -226,7 +211,7 @@ impl Gate {
             self.pace.congested(now, again, self.usual_latency);
         }
         let is_paced = congested && self.pace.is_patient(now);
-        let closes = failure.touch == Touch::Endpoint
+        let closes = failure.blame == Blame::Endpoint
             || failure.at_least.is_some()
             || (self.setbacks >= SETBACKS_TO_CLOSE && !is_paced)
             || !self.is_open();
@@ -234,11 +219,11 @@ impl Gate {
     }
 
     fn close(&mut self, failure: &Failure<'_>, now: Now, random: f64) -> Option<Notice> {
-        let likely = match failure.touch {
+        let likely = match failure.blame {
             _ if failure.at_least.is_some() => Likely::Never,
-            Touch::Endpoint | Touch::RateLimit => Likely::Never,
-            Touch::Unavailable | Touch::Gateway => Likely::Hardly,
-            Touch::Payload => Likely::Well,
+            Blame::Endpoint | Blame::RateLimit => Likely::Never,
+            Blame::Unavailable | Blame::Gateway => Likely::Hardly,
+            Blame::Payload => Likely::Well,
         };
         let (since, failures, probes, by_payload, silent) = match &self.state {
             State::Open => (now, 1, 0, likely, failure.silent),
@@ -276,7 +261,7 @@ impl Gate {
 /// A POST that failed, as the gate sees it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Failure<'a> {
-    pub(super) touch: Touch,
+    pub(super) blame: Blame,
     pub(super) who: Who,
     pub(super) cause: &'a str,
     /// When the POST left.
