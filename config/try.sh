@@ -20,7 +20,7 @@ trap end INT TERM
 # In a session of its own, so that Ctrl-C does not take it away before the daemon has delivered.
 setsid "$program" sink --listen "$sink" &
 blueflood=$!
-setsid "$program" --blueflood "http://$sink" --endpoint "tcp:port=$graphite:interface=127.0.0.1:protocol=auto" \
+setsid "$program" --blueflood "http://$sink" --query "http://$sink" --endpoint "tcp:port=$graphite:interface=127.0.0.1:protocol=auto" \
     --stats "$stats" --interval 2 --spool "$folder/spool.db" &
 daemon=$!
 

@@ -51,11 +51,21 @@ const ASK_EVERY: Duration = Duration::from_secs(60);
 /// The same in the first minutes: where a host was started with all that runs on it, Blueflood takes longer than we do.
 const ASK_EVERY_FIRST: Duration = Duration::from_secs(5);
 
+/// One that was seen to be of another Blueflood is tried again after so long.
+const ASK_ANOTHER_EVERY: Duration = Duration::from_secs(600);
+
+/// Witnesses that are not there, after which what never showed a row is taken for the query side of another Blueflood. One
+/// whose store is away answers with an error, and one whose store came back lacks rows once.
+const NOT_THERE_MAX: u32 = 3;
+
 /// These first minutes.
 const FIRST: Duration = Duration::from_secs(300);
 
 /// How long a witness may take. In doubt the next one must not wait for long.
 const WITNESS_MAX: Duration = Duration::from_secs(5);
+
+/// The settings let no row be made of the witness.
+const NO_WITNESS: &str = "no witness can be made";
 
 /// Rows that were sent again are said at once, and then summed up for so long.
 const SAY_RESENT_EVERY: Duration = Duration::from_secs(60);
@@ -182,6 +192,20 @@ struct Of {
     rows: Rows,
 }
 
+/// What became of a witness.
+enum Witnessed {
+    /// Blueflood did not take it, and why.
+    NotTaken(String),
+    /// It took it, and nobody looks.
+    Taken,
+    /// It took it, and it is not there.
+    NotThere,
+    /// It took it, and nobody can tell whether it is there.
+    NotRead(String),
+    /// It is there.
+    There(Of),
+}
+
 /// A group in hand.
 #[derive(Debug, Default)]
 struct InHand {
@@ -211,6 +235,12 @@ pub struct Confirmer {
     /// Whether a query side was found; `None`: not asked yet.
     found: Option<bool>,
     asked_at: Option<Instant>,
+    /// Whether a row was ever read back there.
+    proven: bool,
+    /// Witnesses that Blueflood took and that were not there, though the query side answered.
+    not_there: u32,
+    /// When it was last seen to be the query side of another Blueflood.
+    another_at: Option<Instant>,
     /// How often in a row nothing answered as a query side, while a witness was taken.
     gone: u32,
     /// Whether the last witness was taken.
@@ -241,6 +271,9 @@ impl Confirmer {
             control: None,
             found: None,
             asked_at: None,
+            proven: false,
+            not_there: 0,
+            another_at: None,
             gone: 0,
             took_witness: false,
             // Anywhere in its slots: the last incarnation may have used some just now.
@@ -372,6 +405,7 @@ impl Confirmer {
             if confirmer.options.side != side || !confirmer.has_to_ask() {
                 return;
             }
+            (confirmer.another_at, confirmer.not_there) = (None, 0);
             if is_there {
                 (confirmer.found, confirmer.gone) = (Some(true), 0);
             } else if confirmer.found != Some(true) {
@@ -421,7 +455,10 @@ impl Confirmer {
         let unsure = self.found != Some(true) || matches!(self.confirm.status().belief, Belief::No(_));
         let first = self.clock.elapsed() < FIRST && self.found != Some(true);
         let every = if first { ASK_EVERY_FIRST } else { ASK_EVERY };
-        let is_time = self.asked_at.is_some_and(|at| at.elapsed() >= every);
+        let is_time = match self.another_at {
+            Some(at) => at.elapsed() >= ASK_ANOTHER_EVERY,
+            None => self.asked_at.is_some_and(|at| at.elapsed() >= every),
+        };
         if self.has_to_ask() && unsure && is_time {
             self.resolve(ctx);
         }
@@ -487,7 +524,7 @@ impl Confirmer {
                 (in_hand.tenant, in_hand.absent) = (absent.tenant, absent.rows);
             }
             if control.is_some() {
-                confirmer.control = control;
+                (confirmer.control, confirmer.proven) = (control, true);
             }
             confirmer.event(Event::Looked { group, seen }, ctx);
         }));
@@ -551,35 +588,55 @@ impl Confirmer {
         let (auth, encoding, epoch) = (self.options.auth.clone(), self.options.encoding, self.epoch);
         let query = self.query().filter(|_| read);
         let probed = async move {
-            let Some(row) = row else { return (Err("no witness can be made".to_owned()), None) };
-            let took = send(&target, auth, encoding, row.clone()).await;
-            let (Ok(()), Some(query)) = (&took, query) else { return (took, None) };
-            let seen = match look::Row::of(&row.text) {
-                Some(witness) => query.look(&target.tenant, &[witness], &[0], WITNESS_MAX).await,
-                None => Err("no witness can be made".to_owned()),
+            let Some(row) = row else { return Witnessed::NotTaken(NO_WITNESS.to_owned()) };
+            if let Err(cause) = send(&target, auth, encoding, row.clone()).await {
+                return Witnessed::NotTaken(cause);
+            }
+            let Some(query) = query else { return Witnessed::Taken };
+            let Some(witness) = look::Row::of(&row.text) else {
+                return Witnessed::NotRead(NO_WITNESS.to_owned());
             };
-            match seen {
+            match query.look(&target.tenant, &[witness], &[0], WITNESS_MAX).await {
                 Ok(absent) if absent.is_empty() => {
-                    (Ok(()), Some(Of { tenant: target.tenant.as_str().into(), rows: row }))
+                    Witnessed::There(Of { tenant: target.tenant.as_str().into(), rows: row })
                 }
-                Ok(_) => (Err("what Blueflood takes cannot be read back".to_owned()), None),
-                Err(cause) => (Err(cause), Some(Of::default())),
+                Ok(_) => Witnessed::NotThere,
+                Err(cause) => Witnessed::NotRead(cause),
             }
         };
-        ctx.spawn(probed.into_actor(self).map(move |(outcome, row), confirmer, ctx| {
+        ctx.spawn(probed.into_actor(self).map(move |witnessed, confirmer, ctx| {
             faults::point("confirmer.probed");
-            if confirmer.epoch != epoch {
-                return;
+            if confirmer.epoch == epoch {
+                confirmer.witnessed(witnessed, ctx);
             }
-            // Taken, though perhaps not read.
-            confirmer.took_witness = row.is_some();
-            if outcome.is_ok()
-                && let Some(row) = row
-            {
-                confirmer.control = Some(row);
-            }
-            confirmer.event(Event::Probed(outcome), ctx);
         }));
+    }
+
+    fn witnessed(&mut self, witnessed: Witnessed, ctx: &mut Context<Self>) {
+        self.took_witness = !matches!(witnessed, Witnessed::NotTaken(_));
+        self.not_there = match &witnessed {
+            Witnessed::NotThere => self.not_there.saturating_add(1),
+            _ => 0,
+        };
+        let found_by_us = matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none();
+        if found_by_us && !self.proven && self.not_there >= NOT_THERE_MAX {
+            warn!(self.log, "what answers as Blueflood's query side does not show what Blueflood takes: it is of another \
+                             one, and not used; set --query to the right one, or off";
+                "query" => self.options.side.url().unwrap_or_default());
+            (self.found, self.another_at) = (Some(false), Some(Instant::now()));
+            self.apply_way(ctx);
+            return;
+        }
+        let outcome = match witnessed {
+            Witnessed::Taken => Ok(()),
+            Witnessed::There(row) => {
+                (self.control, self.proven) = (Some(row), true);
+                Ok(())
+            }
+            Witnessed::NotThere => Err("a row of our own that it took is not there".to_owned()),
+            Witnessed::NotTaken(cause) | Witnessed::NotRead(cause) => Err(cause),
+        };
+        self.event(Event::Probed(outcome), ctx);
     }
 
     fn witness(&self, ms: i64) -> Option<Rows> {
@@ -726,6 +783,7 @@ impl Handler<Configure> for Confirmer {
     fn handle(&mut self, Configure(options): Configure, ctx: &mut Self::Context) {
         if self.options.side != options.side {
             (self.found, self.gone, self.control) = (None, 0, None);
+            (self.proven, self.not_there, self.another_at) = (false, 0, None);
         }
         self.options = options;
         self.query = None;

@@ -361,7 +361,7 @@ fn a_reload_turns_it_on_and_off() {
         .unwrap();
     };
     write("all");
-    let daemon = scene.world.daemon(&["--config", folder.to_str().unwrap()]);
+    let daemon = scene.world.daemon(&[QUERY_IN_FILE, "--config", folder.to_str().unwrap()]);
     scene.send(&daemon, 0..50);
     daemon.expect_count("/datapoints/acknowledged", 50);
     write("off");
@@ -373,8 +373,8 @@ fn a_reload_turns_it_on_and_off() {
 
 #[test]
 fn with_off_nothing_is_asked_and_with_auto_nothing_that_does_not_answer_as_it_should() {
-    let scene = Scene::new();
-    for more in [&["--query", "off"][..], &["--confirm", "off"], &[]] {
+    let (scene, _) = auto();
+    for more in [&["--query", "off"][..], &["--query", "auto", "--confirm", "off"], &["--query", "auto"]] {
         let daemon = scene.world.daemon(more);
         scene.send(&daemon, 0..50);
         daemon.expect("delivered", |stats| stats["datapoints"]["delivered"].as_u64() >= Some(50));
@@ -383,6 +383,65 @@ fn with_off_nothing_is_asked_and_with_auto_nothing_that_does_not_answer_as_it_sh
         std::fs::remove_file(scene.world.spool()).unwrap();
     }
     assert_eq!(scene.world.blueflood.read(|state| state.looks_seen()), 0);
+}
+
+/// A Blueflood whose address has no other port in use, with its host, and where its query side is looked for.
+fn auto() -> (Scene, String) {
+    let host = format!("127.{}.{}.{}", fastrand::u8(1..255), fastrand::u8(1..255), fastrand::u8(2..255));
+    let world = World::on((host.as_str(), 0), blueflood_forward::sink::Options::default());
+    let usual = format!("{host}:20000");
+    // Late datapoints would have Blueflood tell the truth.
+    (Scene { world, base: now() - 300 }, usual)
+}
+
+/// It is the query side of another Blueflood: to wait until it shows what it never will would be to deliver nothing.
+#[test]
+fn a_query_side_that_was_found_and_never_shows_what_blueflood_takes_is_not_used() {
+    let (scene, usual) = auto();
+    let another = World::on(usual, blueflood_forward::sink::Options::default());
+    let daemon = scene.world.daemon(&["--query", "auto"]);
+    daemon.expect("found", |stats| stats["confirm"]["mode"] == "sample");
+    scene.send(&daemon, 0..50);
+    daemon.expect_said("what answers as Blueflood's query side does not show what Blueflood takes: it is of another one, and \
+                        not used; set --query to the right one, or off");
+    daemon.expect("delivered", |stats| stats["datapoints"]["delivered"].as_u64() >= Some(50));
+    assert_eq!(daemon.stats()["confirm"]["mode"], "off");
+    assert!(another.blueflood.read(|state| state.looks_seen()) > 0);
+    assert_eq!(numbers(&scene.world).0, (0..50).collect());
+}
+
+/// While its store is away it shows nothing either; but it was seen to be the right one, or says that it is ill.
+#[test]
+fn a_query_side_that_was_found_is_used_though_its_store_is_away_at_the_start() {
+    let (scene, usual) = auto();
+    let daemon = {
+        let listener = std::net::TcpListener::bind(usual).unwrap();
+        let there = scene.world.blueflood.port();
+        // The same Blueflood, at its usual port.
+        std::thread::spawn(move || pass_on(&listener, there));
+        scene.world.blueflood.store_away();
+        scene.world.daemon(&["--query", "auto"])
+    };
+    scene.send(&daemon, 0..50);
+    daemon.expect_said(DOUBTED);
+    daemon.expect("several witnesses", |stats| stats["confirm"]["looks"].as_u64() > Some(5));
+    assert_eq!((daemon.count("delivered"), &daemon.stats()["confirm"]["mode"]), (0, &"sample".into()));
+    scene.world.blueflood.store_back();
+    scene.expect_all(&daemon, 50);
+}
+
+/// Passes each connection on to the port of another address of ours.
+fn pass_on(listener: &std::net::TcpListener, port: u16) {
+    let host = listener.local_addr().unwrap().ip();
+    for incoming in listener.incoming() {
+        let (Ok(near), Ok(far)) = (incoming, std::net::TcpStream::connect((host, port))) else { return };
+        for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Write);
+            });
+        }
+    }
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn a_spool_that_is_not_there_is_said() {
 fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
     let world = World::new();
     let url = world.blueflood.url();
-    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--connect"];
+    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", "off", "--connect"];
     assert!(says(&check).contains("Blueflood  answers"));
     assert!(world.stored().is_empty());
     assert!(says(&[&check[..], &["--send", "-p", "site"]].concat()).contains("stored a datapoint"));

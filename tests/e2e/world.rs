@@ -26,6 +26,10 @@ pub const ENDPOINT_IN_FILE: &str = "(endpoint in file)";
 /// The same of its tenant.
 pub const TENANT_IN_FILE: &str = "(tenant in file)";
 
+/// The same of Blueflood's query side. Without a word of it a daemon reads nothing back: what happens to answer at its usual
+/// port is no part of a test.
+pub const QUERY_IN_FILE: &str = "(query in file)";
+
 /// The tenant of every test.
 pub const TENANT: &str = "acme";
 
@@ -48,7 +52,12 @@ impl World {
     }
 
     pub fn with(options: sink::Options) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on("127.0.0.1:0", options)
+    }
+
+    /// A Blueflood at an address.
+    pub fn on(address: impl std::net::ToSocketAddrs, options: sink::Options) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         Self {
             blueflood: Sink::start(listener, options).unwrap(),
             folder: TempDir::new().unwrap(),
@@ -116,7 +125,11 @@ impl World {
         if !more.contains(&"--endpoint") && !more.contains(&ENDPOINT_IN_FILE) {
             arguments.extend(["--endpoint", "tcp:port=0:interface=127.0.0.1:protocol=auto"]);
         }
-        arguments.extend(more.iter().filter(|given| ![ENDPOINT_IN_FILE, TENANT_IN_FILE].contains(*given)));
+        if !more.contains(&"--query") && !more.contains(&QUERY_IN_FILE) {
+            arguments.extend(["--query", "off"]);
+        }
+        let elsewhere = [ENDPOINT_IN_FILE, TENANT_IN_FILE, QUERY_IN_FILE];
+        arguments.extend(more.iter().filter(|given| !elsewhere.contains(*given)));
         run(&arguments)
     }
 
