@@ -708,11 +708,12 @@ async fn look_for(
     what: What,
     control: Option<Of>,
 ) -> (Seen, Rows, Option<Rows>) {
-    let rows = look::rows(all.iter().map(Rows::as_ref), now_ms());
-    let wanted = match what {
-        What::Sample => look::sample(&rows, |below| fastrand::u32(0..below.max(1))),
-        What::All | What::Absent => (0..).take(rows.len()).collect(),
+    let all = all.iter().map(Rows::as_ref);
+    let rows = match what {
+        What::Sample => look::sample(all, now_ms(), |below| fastrand::u32(0..below.max(1))),
+        What::All | What::Absent => look::rows(all, now_ms()),
     };
+    let wanted: Vec<u32> = (0..).take(rows.len()).collect();
     let absent = match query.look(tenant, &rows, &wanted, query::LOOK_MAX).await {
         Ok(absent) => absent,
         Err(cause) => return (Seen::Failed(cause), Rows::default(), None),

@@ -60,43 +60,69 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The rows that can be looked for at `now_ms`: not those that are over, or nearly.
-pub fn rows<'a>(rows: impl Iterator<Item = RowsRef<'a>>, now_ms: i64) -> Vec<Row<'a>> {
-    let all = rows.flat_map(|rows| rows.iter().collect::<Vec<_>>());
-    all.filter_map(Row::of).filter(|row| row.lasts(now_ms)).collect()
+/// The rows of chunks that can be looked for at `now_ms`: not those that are over, or nearly.
+pub fn rows<'a>(all: impl Iterator<Item = RowsRef<'a>>, now_ms: i64) -> Vec<Row<'a>> {
+    lasting(all.flat_map(RowsRef::iter), now_ms).collect()
 }
 
-/// The numbers of rows for a sample: at most [`NAMES_MAX`] of one short time, the last row with them, and some of each of
-/// Blueflood's batches. `random` draws a number below its argument.
-pub fn sample(rows: &[Row<'_>], mut random: impl FnMut(u32) -> u32) -> Vec<u32> {
-    if rows.len() <= NAMES_MAX {
-        return (0..).take(rows.len()).collect();
+fn lasting<'a>(texts: impl Iterator<Item = &'a [u8]>, now_ms: i64) -> impl Iterator<Item = Row<'a>> {
+    texts.filter_map(Row::of).filter(move |row| row.lasts(now_ms))
+}
+
+/// Some of these rows: at most [`NAMES_MAX`] of one short time, the last row with them, and some of each of Blueflood's
+/// batches. `random` draws a number below its argument.
+pub fn sample<'a>(
+    all: impl Iterator<Item = RowsRef<'a>>,
+    now_ms: i64,
+    mut random: impl FnMut(u32) -> u32,
+) -> Vec<Row<'a>> {
+    let texts: Vec<&[u8]> = all.flat_map(RowsRef::iter).collect();
+    // Only those that are picked are read: there are twenty times as many.
+    let picked = pick(texts.len(), &mut random).into_iter().filter_map(|at| texts.get(at).copied());
+    let rows: Vec<Row<'_>> = lasting(picked, now_ms).collect();
+    if span_ms(&rows) <= SPAN_MS_MAX && !rows.is_empty() {
+        return rows;
     }
-    let mut draw = |below: usize| random(u32::try_from(below).unwrap_or(u32::MAX).max(1)) as usize;
-    // Where rows lie far apart, a sample is of one time of them.
-    let span = |rows: &[Row<'_>]| {
-        let times = rows.iter().map(|row| row.ms);
-        times.clone().max().unwrap_or(0).saturating_sub(times.min().unwrap_or(0))
-    };
-    let mut near: Vec<usize> = (0..rows.len()).collect();
-    if span(rows) > SPAN_MS_MAX {
-        let around = if draw(2) == 0 { rows.len().saturating_sub(1) } else { draw(rows.len()) };
-        let middle = rows.get(around).map_or(0, |row| row.ms);
-        near.retain(|&at| {
-            rows.get(at).is_some_and(|row| row.ms.saturating_sub(middle).saturating_abs() <= SPAN_MS_MAX / 2)
-        });
+    // Where rows lie far apart, or some are over, a sample is of one time of those that are not.
+    let mut near: Vec<Row<'_>> = lasting(texts.iter().copied(), now_ms).collect();
+    if span_ms(&near) > SPAN_MS_MAX {
+        let around = if draw(&mut random, 2) == 0 {
+            near.len().saturating_sub(1)
+        } else {
+            draw(&mut random, near.len())
+        };
+        let middle = near.get(around).map_or(0, |row| row.ms);
+        near.retain(|row| row.ms.saturating_sub(middle).saturating_abs() <= SPAN_MS_MAX / 2);
     }
-    let batches = near.len().div_ceil(BATCH_ROWS).max(1);
-    let each = (NAMES_MAX.saturating_sub(1) / batches).max(1);
-    let mut picked: BTreeSet<usize> = near.last().copied().into_iter().collect();
-    for batch in near.chunks(BATCH_ROWS) {
+    pick(near.len(), &mut random).into_iter().filter_map(|at| near.get(at).copied()).collect()
+}
+
+/// From the first time to the last.
+fn span_ms(rows: &[Row<'_>]) -> i64 {
+    let times = rows.iter().map(|row| row.ms);
+    times.clone().max().unwrap_or(0).saturating_sub(times.min().unwrap_or(0))
+}
+
+/// Numbers of a sample out of `n`.
+fn pick(n: usize, random: &mut impl FnMut(u32) -> u32) -> BTreeSet<usize> {
+    if n <= NAMES_MAX {
+        return (0..n).collect();
+    }
+    let each = (NAMES_MAX.saturating_sub(1) / n.div_ceil(BATCH_ROWS)).max(1);
+    let mut picked = BTreeSet::from([n.saturating_sub(1)]);
+    for batch in (0..n).step_by(BATCH_ROWS) {
+        let len = BATCH_ROWS.min(n.saturating_sub(batch));
         for _ in 0..each {
             if picked.len() < NAMES_MAX {
-                picked.extend(batch.get(draw(batch.len())));
+                picked.insert(batch.saturating_add(draw(random, len)));
             }
         }
     }
-    picked.into_iter().filter_map(|at| u32::try_from(at).ok()).collect()
+    picked
+}
+
+fn draw(random: &mut impl FnMut(u32) -> u32, below: usize) -> usize {
+    random(u32::try_from(below).unwrap_or(u32::MAX).max(1)) as usize
 }
 
 /// One query.
@@ -315,19 +341,21 @@ mod tests {
             let ms = |i: usize| if far { NOW_MS - i as i64 * 60_000 } else { NOW_MS - i as i64 };
             let all: Vec<_> = (0..n).map(|i| (format!("m.{i}"), ms(i))).collect();
             let rows = of(&all);
-            let rows = super::rows([rows.as_ref()].into_iter(), NOW_MS - 50 * 86_400_000);
             let mut state = seed;
-            let picked = sample(&rows, |below| {
+            let now_ms = NOW_MS - 50 * 86_400_000;
+            let picked = sample([rows.as_ref()].into_iter(), now_ms, |below| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 (state >> 33) as u32 % below
             });
+            let numbers: Vec<usize> = picked.iter().map(|row| (all[0].1 - row.ms) as usize).collect();
             prop_assert!(!picked.is_empty() && picked.len() <= NAMES_MAX);
             if n > NAMES_MAX {
-                prop_assert_eq!(queries(&rows, &picked).len(), 1);
+                let wanted: Vec<u32> = (0..).take(picked.len()).collect();
+                prop_assert_eq!(queries(&picked, &wanted).len(), 1);
             }
             if !far {
-                prop_assert!(picked.contains(&(n as u32 - 1)));
-                let batches: HashSet<u32> = picked.iter().map(|at| at / 100).collect();
+                prop_assert!(numbers.contains(&(n - 1)));
+                let batches: HashSet<usize> = numbers.iter().map(|at| at / 100).collect();
                 prop_assert!(batches.len() >= n.div_ceil(100).min(98));
             }
         }
@@ -346,6 +374,19 @@ mod tests {
         let all = [("c.d".to_owned(), NOW_MS)];
         assert_eq!(missing(&of(&all), &[0], &all, "a.b", "b."), [0; 0]);
         assert_eq!(missing(&of(&all), &[0], &all, "a", "b."), [0]);
+    }
+
+    #[test]
+    fn a_sample_is_of_rows_that_last_though_most_are_over() {
+        let mut rows = Rows::default();
+        for i in 0..2_000 {
+            let ttl_s = if i % 100 == 7 { 3_600 } else { 30 };
+            rows.append(RowsRef { text: text(&format!("m.{i}"), NOW_MS, ttl_s).as_bytes(), count: 1 });
+        }
+        for first in 0..50 {
+            let picked = sample([rows.as_ref()].into_iter(), NOW_MS, |below| first % below);
+            assert!(!picked.is_empty() && picked.iter().all(|row| row.ttl_s == 3_600));
+        }
     }
 
     #[test]
