@@ -237,7 +237,7 @@ pub struct Confirmer {
     asked_at: Option<Instant>,
     /// Whether a row was ever read back there.
     proven: bool,
-    /// Witnesses that Blueflood took and that were not there, though the query side answered.
+    /// Witnesses in a row that Blueflood took and that were not there, though the query side answered.
     not_there: u32,
     /// When it was last seen to be the query side of another Blueflood.
     another_at: Option<Instant>,
@@ -245,7 +245,6 @@ pub struct Confirmer {
     gone: u32,
     /// Whether the last witness was taken.
     took_witness: bool,
-    witnesses: u32,
     said_way: Option<Way>,
     resent: u64,
     said_resent: Option<Instant>,
@@ -276,8 +275,6 @@ impl Confirmer {
             another_at: None,
             gone: 0,
             took_witness: false,
-            // Anywhere in its slots: the last incarnation may have used some just now.
-            witnesses: fastrand::u32(..),
             said_way: None,
             resent: 0,
             said_resent: None,
@@ -343,6 +340,7 @@ impl Confirmer {
         };
         let standing = Standing {
             confirms: status.way != Way::Off,
+            reads: status.way.reads(),
             holds: status.belief != Belief::Yes || doubt.is_some() || !self.is_settled(),
             doubt: doubt.clone(),
         };
@@ -581,8 +579,7 @@ impl Confirmer {
 
     /// Sends a witness, and looks for it.
     fn probe(&mut self, read: bool, ctx: &mut Context<Self>) {
-        self.witnesses = self.witnesses.wrapping_add(1);
-        let row = self.witness(look::witness_ms(self.witnesses, now_ms()));
+        let row = self.witness(look::witness_ms(now_ms()));
         let target =
             Target { timeout: WITNESS_MAX.min(self.options.target.timeout), ..self.options.target.clone() };
         let (auth, encoding, epoch) = (self.options.auth.clone(), self.options.encoding, self.epoch);
@@ -633,8 +630,11 @@ impl Confirmer {
                 (self.control, self.proven) = (Some(row), true);
                 Ok(())
             }
-            Witnessed::NotThere => Err("a row of our own that it took is not there".to_owned()),
-            Witnessed::NotTaken(cause) | Witnessed::NotRead(cause) => Err(cause),
+            Witnessed::NotThere => Err("a datapoint of our own that it took is not there".to_owned()),
+            Witnessed::NotTaken(cause) => {
+                Err(format!("Blueflood does not take a datapoint of our own: {cause}"))
+            }
+            Witnessed::NotRead(cause) => Err(cause),
         };
         self.event(Event::Probed(outcome), ctx);
     }
@@ -642,8 +642,9 @@ impl Confirmer {
     fn witness(&self, ms: i64) -> Option<Rows> {
         let settings = RowSettings { overwrite_time: false, ..self.options.rows.clone() };
         let mut rows = Rows::default();
-        let name = self.options.witness.as_bytes();
-        let datapoint = Datapoint { name, timestamp: ms as f64 / 1000.0, value: 1.0 };
+        // Two daemons that used one witness would hide the truth from each other.
+        let name = format!("{}.{}", self.options.witness, self.spool.name());
+        let datapoint = Datapoint { name: name.as_bytes(), timestamp: ms as f64 / 1000.0, value: 1.0 };
         Encoder::new(&settings).encode(&datapoint, ms, &mut rows).ok()?;
         Some(rows)
     }
@@ -652,8 +653,8 @@ impl Confirmer {
         let log = &self.log;
         match notice {
             Notice::Doubted { cause } => {
-                warn!(log, "Blueflood answers, but what it takes cannot be read back, its store may be away: metrics \
-                            are kept, and sent when it can"; "cause" => cause);
+                warn!(log, "what Blueflood acknowledged cannot be read back, its store may be away: metrics are kept, and \
+                            sent when it can"; "cause" => cause);
             }
             Notice::Believed { after, failures } => {
                 info!(log, "what Blueflood takes can be read back again";
@@ -671,7 +672,7 @@ impl Confirmer {
     }
 
     fn say_resent(&mut self) {
-        let is_time = self.said_resent.is_none_or(|at| at.elapsed() >= SAY_RESENT_EVERY);
+        let is_time = self.draining || self.said_resent.is_none_or(|at| at.elapsed() >= SAY_RESENT_EVERY);
         if self.resent > 0 && is_time {
             let rows = std::mem::take(&mut self.resent);
             warn!(self.log, "Blueflood acknowledged datapoints that it does not have: they are sent again";
@@ -800,6 +801,7 @@ impl Handler<Drain> for Confirmer {
         let (tell, drained) = oneshot::channel();
         self.waiting.push(tell);
         self.draining = true;
+        self.say_resent();
         self.event(Event::Drain, ctx);
         Box::pin(async move { drop(tokio::time::timeout(time, drained).await) }.into_actor(self))
     }

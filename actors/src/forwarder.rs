@@ -256,7 +256,9 @@ impl Forwarder {
         let (status, next_wake) = (self.outbox.status(now), self.outbox.next_wake(now));
         self.free_since = status.has_free_slot.then(|| self.free_since.unwrap_or_else(Instant::now));
         self.status.change(|shared| {
-            shared.next_try_in = status.closed.as_ref().map(|(until, _)| until.saturating_sub(now));
+            // Of what is not believed nobody knows when.
+            let until = status.closed.as_ref().map(|(until, _)| *until).filter(|until| !until.is_zero());
+            shared.next_try_in = until.map(|until| until.saturating_sub(now));
             shared.outbox = status;
         });
         for action in actions {

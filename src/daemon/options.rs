@@ -7,6 +7,7 @@ use std::time::Duration;
 use actors::confirmer::Side;
 use actors::core::backoff::Backoff;
 use actors::core::chunk::Encoding;
+use actors::core::confirm::Way;
 use actors::core::outbox::Limits;
 use actors::core::row::RowSettings;
 use actors::core::verdict::Known;
@@ -149,6 +150,13 @@ fn host() -> String {
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
+/// How long a sealed chunk waits in memory: for the answer, and where that is read back for the look too.
+fn hold(settings: &Settings) -> Duration {
+    let reads_back = settings.confirm != Some(Way::Off) && settings.query != QuerySide::Off;
+    let look = if reads_back { settings.confirm_delay } else { Duration::ZERO };
+    if settings.spool_hold.is_zero() { Duration::ZERO } else { settings.spool_hold.saturating_add(look) }
+}
+
 /// What of the spool's settings may change while it is open.
 pub(super) fn spool_policy(settings: &Settings) -> Policy {
     Policy {
@@ -159,7 +167,7 @@ pub(super) fn spool_policy(settings: &Settings) -> Policy {
         },
         age_max: settings.max_age,
         dead_letter_bytes_max: settings.dead_letters_max,
-        hold: settings.spool_hold,
+        hold: hold(settings),
         room_wait: ROOM_WAIT,
         unwritten_max: settings.seal_interval,
     }

@@ -201,14 +201,15 @@ settings! {
         group: Group::Out, value: "URL|auto|off", default: "auto",
     }
     /// When a datapoint counts as delivered: off, when Blueflood acknowledged it; witness, when a datapoint of our own
-    /// (blueflood-forward.witness.HOST) was stored after it; sample, when some of its request were read back, and after
+    /// (blueflood-forward.witness.HOST.SPOOL) was stored after it; sample, when some of its request were read back, and after
     /// a doubt all; all, when itself was read back.
     confirm: Option<Way> = read::confirm, {
         group: Group::Out, value: "off|witness|sample|all", empty: "sample where there is a query service, else off",
     }
-    /// How long after Blueflood's answer it is read back.
+    /// How long after Blueflood's answer it is read back. Cassandra marks what it wrote each 0.1 s: of what is younger, a
+    /// kill of Cassandra can take away what was read back already.
     confirm_delay: Duration = read::duration_or_zero, {
-        group: Group::Out, value: "TIME", default: "0", unit: "s",
+        group: Group::Out, value: "TIME", default: "0.25", unit: "s",
     }
     /// The Blueflood tenant that owns the metrics.
     tenant: String = read::tenant, {

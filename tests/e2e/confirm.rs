@@ -9,8 +9,8 @@ use blueflood_forward::sink::Script;
 
 use crate::world::*;
 
-const DOUBTED: &str = "Blueflood answers, but what it takes cannot be read back, its store may be away: metrics are \
-                       kept, and sent when it can";
+const DOUBTED: &str = "what Blueflood acknowledged cannot be read back, its store may be away: metrics are kept, and \
+                       sent when it can";
 const BELIEVED: &str = "what Blueflood takes can be read back again";
 const WITNESS: &str = "blueflood-forward.witness.";
 

@@ -6,7 +6,10 @@ use awc::{Client, http::header::CONTENT_TYPE};
 use rustls::ClientConfig;
 
 use crate::{
-    core::look::{self, Row},
+    core::{
+        blueflood::described,
+        look::{self, Row},
+    },
     forwarder::{
         Auth,
         post::{self, Target},
@@ -96,8 +99,7 @@ impl Query {
                 (200, _) => return Ok(answer),
                 (401, Some(token)) if refused.is_none() => refused = Some(token.generation),
                 _ => {
-                    let words = String::from_utf8_lossy(answer.get(..200).unwrap_or(&answer)).into_owned();
-                    return Err(format!("Blueflood's query side answers HTTP {status} {}", words.trim()));
+                    return Err(format!("Blueflood's query side answers {}", described(status, &answer)));
                 }
             }
         }

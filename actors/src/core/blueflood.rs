@@ -311,21 +311,21 @@ fn retry_after(header: &str, now: SystemTime) -> Option<Duration> {
     }
 }
 
-/// The status and the first words of the body, in one line that is safe in a log.
 fn describe(answer: &Answer<'_>) -> String {
+    described(answer.status, answer.body)
+}
+
+/// The status and the first words of the body, in one line that is safe in a log.
+pub fn described(status: u16, body: &[u8]) -> String {
     const WORDS_MAX: usize = 200;
-    let message = match Errors::read(answer.body) {
+    let message = match Errors::read(body) {
         Some(Errors { whole: Some(message), .. }) => message,
-        _ => String::from_utf8_lossy(answer.body.get(..WORDS_MAX).unwrap_or(answer.body)).into_owned(),
+        _ => String::from_utf8_lossy(body.get(..WORDS_MAX).unwrap_or(body)).into_owned(),
     };
     let words: String =
         message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(WORDS_MAX).collect();
     let words = words.trim();
-    if words.is_empty() {
-        format!("HTTP {}", answer.status)
-    } else {
-        format!("HTTP {}: {words}", answer.status)
-    }
+    if words.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {words}") }
 }
 
 /// The list of errors in a body.

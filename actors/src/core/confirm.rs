@@ -11,7 +11,9 @@
 //! | none is, not even a row that was there before; or it fails | nobody knows: the group stays, and Blueflood is not believed |
 //!
 //! While Blueflood is not believed no payload is sent: each would be answered with 200 and lost. A *witness*, one row of
-//! a metric of our own, is sent and looked for instead, until it is there. Then every group is looked for from the start.
+//! a metric of our own, is sent and looked for instead, until it is there. It lies on one node of the store, so one group
+//! is looked for next, and only when some of that is there too Blueflood is believed. Then every group is looked for from
+//! the start.
 //!
 //! With [`Way::Witness`] there is no query side: a witness that Blueflood takes after a group proves that its store was
 //! there. One that fails proves nothing of the groups before it, so they are sent again.
@@ -254,11 +256,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Between two witnesses that confirm: Blueflood has 200 slots for them in half a minute.
-const WITNESS_PAUSE: Duration = Duration::from_millis(160);
+/// Between two witnesses that confirm: more than one turn of [`super::look::witness_ms`].
+const WITNESS_PAUSE: Duration = Duration::from_millis(200);
 
 /// Looks at one group that failed while others passed, after which it counts as unknown.
 const FAILURES_MAX: u32 = 10;
+
+/// Why Blueflood is not believed, if it answers, and shows nothing.
+const NOTHING_THERE: &str = "nothing of what it acknowledged is there, nor a datapoint that was there before";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -296,6 +301,10 @@ pub struct Confirm {
     probe_pause: Duration,
     /// Witnesses that failed since Blueflood is not believed.
     probe_failures: u32,
+    /// The group that is looked for in doubt.
+    tried: Option<GroupId>,
+    /// Whether the doubt was said: one that the first witness ends is not worth a line.
+    said: bool,
     believed_at: Now,
     asking: bool,
     may_be_due: bool,
@@ -327,9 +336,12 @@ impl Confirm {
             belief: Belief::Yes,
             doubted_at: None,
             probing: false,
-            probe_at: Duration::ZERO,
+            // The process before this one may have sent one just now.
+            probe_at: WITNESS_PAUSE,
             probe_pause: PROBE_PAUSE,
             probe_failures: 0,
+            tried: None,
+            said: false,
             believed_at: Duration::ZERO,
             asking: false,
             may_be_due: true,
@@ -349,7 +361,8 @@ impl Confirm {
         let mut turn = Turn { now, random, actions: Vec::new() };
         match event {
             Event::Configured(way) => self.configured(way, &mut turn),
-            Event::Poke | Event::Tick => self.may_be_due = true,
+            Event::Poke => (self.may_be_due, self.left) = (true, self.left.saturating_add(1)),
+            Event::Tick => self.may_be_due = true,
             Event::Given { groups, left, next_in } => {
                 self.asking = false;
                 self.may_be_due = left > 0;
@@ -395,7 +408,11 @@ impl Confirm {
 
     /// When time alone lets something be done, later than `now`; `None`: nothing before another event.
     pub fn next_wake(&self, now: Now) -> Option<Now> {
-        let waits = |group: &Group| matches!(group.stage, Stage::Waits(_) | Stage::Settling(_));
+        let waits = |group: &Group| match group.stage {
+            Stage::Waits(_) => !self.doubts(),
+            Stage::Settling(_) => true,
+            Stage::Looked(_) | Stage::Witnessed => false,
+        };
         let groups = self.groups.values().filter(|group| waits(group)).map(|group| group.not_before);
         let probes = (self.doubts() || self.way == Way::Witness).then_some(self.probe_at);
         groups.chain(probes).chain(self.next_at).filter(|&at| at > now).min()
@@ -438,6 +455,7 @@ impl Confirm {
     /// Lets go of the groups in hand. Where rows are not read back, what was acknowledged so far nobody can tell of.
     fn forget(&mut self, turn: &mut Turn) {
         self.groups.retain(|_, group| matches!(group.stage, Stage::Settling(_)));
+        self.tried = None;
         (self.asking, self.may_be_due, self.left, self.next_at) = (false, true, 0, None);
         turn.actions.push(if self.way.reads() { Action::TakeStock } else { Action::GiveBack });
     }
@@ -458,15 +476,24 @@ impl Confirm {
         if turn.now.saturating_sub(self.believed_at) > Duration::from_secs(60) {
             self.probe_pause = PROBE_PAUSE;
         }
-        self.probe_failures = 0;
+        (self.probe_failures, self.said) = (0, false);
         self.probe_at = turn.now.saturating_add(self.probe_pause);
-        turn.actions.push(Action::Say(Notice::Doubted { cause: cause.clone() }));
         self.believe(Belief::No(cause), turn);
     }
 
     // === Looks ===
 
     fn looked(&mut self, id: GroupId, seen: Seen, turn: &mut Turn) {
+        if self.tried == Some(id) {
+            self.tried = None;
+            match &seen {
+                Seen::AllThere | Seen::Absent { control: true, .. } => self.believe_again(turn),
+                Seen::Absent { control: false, .. } => self.still_doubts(NOTHING_THERE.to_owned(), turn),
+                Seen::Failed(cause) => self.still_doubts(cause.clone(), turn),
+                // Another one is tried.
+                Seen::NotLoaded => self.probe_at = turn.now,
+            }
+        }
         let (streak, passed) = (self.streak, self.passed);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Stage::Looked(what) = group.stage else { return };
@@ -494,8 +521,8 @@ impl Confirm {
             }
             Seen::Absent { control: false, .. } => {
                 group.stage = Stage::Waits(first);
-                let cause = "what it acknowledged cannot be read back, nor a datapoint that could be before";
-                self.doubt(cause.to_owned(), turn);
+                group.failures = group.failures.saturating_add(1);
+                self.doubt(NOTHING_THERE.to_owned(), turn);
             }
             Seen::Failed(cause) => {
                 group.stage = Stage::Waits(first);
@@ -560,37 +587,64 @@ impl Confirm {
             return;
         }
         match outcome {
-            Ok(()) => {
-                if self.doubts() {
-                    self.believe_again(turn);
-                } else {
-                    self.settle_all(Stage::Witnessed, Outcome::Stored, turn);
-                }
-            }
-            Err(cause) => {
-                if self.doubts() {
-                    self.probe_failures = self.probe_failures.saturating_add(1);
-                    self.probe_pause = self.probe_pause.saturating_mul(2).min(PROBE_PAUSE_MAX);
-                    // A little earlier at random, so that many daemons do not ask as one.
-                    let pause = self.probe_pause.mul_f64(0.8 + 0.2 * turn.random.clamp(0.0, 1.0));
-                    self.probe_at = turn.now.saturating_add(pause);
-                    if let Belief::No(shown) = &mut self.belief
-                        && *shown != cause
-                    {
-                        shown.clone_from(&cause);
-                        turn.actions.push(Action::Believe(Belief::No(cause)));
-                    }
-                } else {
-                    self.doubt(cause, turn);
-                }
-            }
+            Ok(()) if self.doubts() => self.try_a_group(turn),
+            Ok(()) => self.settle_all(Stage::Witnessed, Outcome::Stored, turn),
+            Err(cause) if self.doubts() => self.still_doubts(cause, turn),
+            Err(cause) => self.doubt(cause, turn),
+        }
+    }
+
+    /// A witness is there: looks for the group that failed least, if there is one to look for.
+    fn try_a_group(&mut self, turn: &mut Turn) {
+        let under_way = self.groups.values().filter(|group| matches!(group.stage, Stage::Looked(_))).count();
+        if under_way >= LOOKS_AT_ONCE {
+            self.probe_at = turn.now.saturating_add(PROBE_PAUSE);
+            return;
+        }
+        let waits = |group: &Group| matches!(group.stage, Stage::Waits(_));
+        let reads = self.way.reads();
+        let groups = self.groups.iter_mut().filter(|(_, group)| reads && waits(group));
+        let least = groups.min_by_key(|(_, group)| group.failures);
+        let Some((&id, group)) = least else {
+            self.believe_again(turn);
+            return;
+        };
+        if group.failures >= FAILURES_MAX {
+            // It never ends well, and must not hold up all others for ever.
+            group.failures = FAILURES_MAX / 2;
+            self.believe_again(turn);
+            return;
+        }
+        let what = if group.whole { What::All } else { What::Sample };
+        group.stage = Stage::Looked(what);
+        self.tried = Some(id);
+        self.looks = self.looks.saturating_add(1);
+        turn.actions.push(Action::Look { group: id, what });
+    }
+
+    fn still_doubts(&mut self, cause: String, turn: &mut Turn) {
+        self.probe_failures = self.probe_failures.saturating_add(1);
+        self.probe_pause = self.probe_pause.saturating_mul(2).min(PROBE_PAUSE_MAX);
+        // A little earlier at random, so that many daemons do not ask as one.
+        let pause = self.probe_pause.mul_f64(0.8 + 0.2 * turn.random.clamp(0.0, 1.0));
+        self.probe_at = turn.now.saturating_add(pause);
+        if !std::mem::replace(&mut self.said, true) {
+            turn.actions.push(Action::Say(Notice::Doubted { cause: cause.clone() }));
+        }
+        if let Belief::No(shown) = &mut self.belief
+            && *shown != cause
+        {
+            shown.clone_from(&cause);
+            turn.actions.push(Action::Believe(Belief::No(cause)));
         }
     }
 
     fn believe_again(&mut self, turn: &mut Turn) {
         let after = self.doubted_at.take().map_or(Duration::ZERO, |at| turn.now.saturating_sub(at));
         self.believed_at = turn.now;
-        turn.actions.push(Action::Say(Notice::Believed { after, failures: self.probe_failures }));
+        if self.said {
+            turn.actions.push(Action::Say(Notice::Believed { after, failures: self.probe_failures }));
+        }
         self.believe(Belief::Yes, turn);
         self.may_be_due = true;
         if self.way == Way::Witness {
@@ -626,7 +680,7 @@ impl Confirm {
             return;
         }
         if self.doubts() {
-            if !self.probing && self.probe_at <= now {
+            if !self.probing && self.tried.is_none() && self.probe_at <= now {
                 self.probe(turn);
             }
             return;

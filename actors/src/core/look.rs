@@ -239,19 +239,28 @@ pub fn is_query_side(status: u16, body: &[u8]) -> bool {
 // === The witness ===
 
 /// Slots that a witness goes through, of [`SLOT_MS`] each.
-const SLOTS: u32 = 200;
+const SLOTS: i64 = 200;
 
 /// See [`witness_ms`].
 const SLOT_MS: i64 = 1_200_000;
 
+/// So long it is the turn of each slot. All of them take 32 s.
+pub const TURN_MS: i64 = 160;
+
 /// So late Blueflood takes a datapoint for a late one.
 const LATE_MS: i64 = 600_000;
 
-/// The time of the `n`-th witness. A late datapoint in a slot that was not used for half a minute makes Blueflood write
-/// to its store before it answers, so that its answer is true (`shared/stored.md`).
-pub fn witness_ms(n: u32, now_ms: i64) -> i64 {
-    let slots_back = i64::from(n % SLOTS).saturating_mul(SLOT_MS);
-    now_ms.saturating_sub(LATE_MS).saturating_sub(slots_back)
+/// The time of a witness that is sent now. A late datapoint in a slot that was not used for half a minute makes Blueflood
+/// write to its store before it answers, so that its answer is true. In one that was, it answers 200 and may lose it. So
+/// the clock gives each slot its turn, whichever process of a spool asks; and each time that a slot has its turn the
+/// witness has another time, or an older one could be taken for it.
+pub fn witness_ms(now_ms: i64) -> i64 {
+    let turn = now_ms.div_euclid(TURN_MS);
+    let (round, at) = (turn.div_euclid(SLOTS), turn.rem_euclid(SLOTS));
+    let newest = now_ms.saturating_sub(LATE_MS).div_euclid(SLOT_MS).saturating_sub(1);
+    // The newest slot whose number ends so.
+    let slot = newest.saturating_sub(newest.saturating_sub(at).rem_euclid(SLOTS));
+    slot.saturating_mul(SLOT_MS).saturating_add(round.rem_euclid(SLOT_MS))
 }
 
 #[cfg(test)]
@@ -403,12 +412,20 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_uses_no_slot_again_within_half_a_minute_and_none_that_blueflood_refuses() {
-        let times: HashSet<i64> = (0..SLOTS).map(|n| witness_ms(n, NOW_MS).div_euclid(SLOT_MS)).collect();
-        assert_eq!(times.len(), SLOTS as usize);
-        let oldest = (0..SLOTS).map(|n| witness_ms(n, NOW_MS)).min().unwrap();
-        assert!(NOW_MS - oldest < 259_200_000);
-        assert_eq!(witness_ms(SLOTS, NOW_MS), witness_ms(0, NOW_MS));
+    fn a_witness_uses_no_slot_again_within_half_a_minute_no_time_twice_and_none_that_blueflood_refuses() {
+        let mut used: HashMap<i64, i64> = HashMap::new();
+        let mut times = HashSet::new();
+        // Over an hour, in which three slots begin.
+        for turn in 0..3_600_000 / TURN_MS {
+            let now_ms = NOW_MS + turn * TURN_MS + turn % TURN_MS;
+            let ms = witness_ms(now_ms);
+            assert!(times.insert(ms), "{ms} comes twice");
+            assert!(ms <= now_ms - LATE_MS && ms > now_ms - 3 * 86_400_000, "{}", now_ms - ms);
+            if let Some(before) = used.insert(ms.div_euclid(SLOT_MS), now_ms) {
+                assert!(now_ms - before > 31_000, "used again after {} ms", now_ms - before);
+            }
+        }
+        assert!(used.len() >= 200);
     }
 
     #[test]

@@ -429,6 +429,7 @@ const REQUESTS_MAX: usize = 1_024;
 #[derive(Clone)]
 pub struct Spool {
     requests: mpsc::SyncSender<Request>,
+    name: Arc<str>,
     ledger: SharedLedger,
     status: Arc<Mutex<Status>>,
 }
@@ -466,6 +467,9 @@ impl Spool {
             }
             opened => opened,
         }?;
+        // The first part of what no other spool is named tells a few daemons apart.
+        let uuid = opened.store.uuid().unwrap_or_default();
+        let name = uuid.split('-').next().unwrap_or_default().into();
         let (requests, inbox) = mpsc::sync_channel(REQUESTS_MAX);
         let ledger = SharedLedger::default();
         let status = Arc::new(Mutex::new(Status::default()));
@@ -474,7 +478,12 @@ impl Spool {
         let thread = std::thread::Builder::new().name("spool".into()).spawn(move || worker.run(&inbox));
         let thread = thread
             .map_err(|error| open::OpenError::Io { doing: "start the spool's thread".into(), error })?;
-        Ok((Self { requests, ledger, status }, SpoolThread(thread)))
+        Ok((Self { requests, name, ledger, status }, SpoolThread(thread)))
+    }
+
+    /// A short name that no other spool has, or hardly any.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The ledger.

@@ -52,7 +52,7 @@ impl Outbox {
                 self.settle(id, parcel, Fate::Acknowledged { whole_look }, turn);
             }
             Verdict::Stored => self.settle(id, parcel, Fate::Delivered, turn),
-            Verdict::Unconfirmed if confirms => {
+            Verdict::Unconfirmed if self.standing.reads => {
                 self.gate.slow_down();
                 self.settle(id, parcel, Fate::Acknowledged { whole_look: true }, turn);
             }
@@ -103,7 +103,7 @@ impl Outbox {
 
     /// Whether Blueflood took something. A 202 that nobody looks behind says no more than a 503.
     fn believes(&self, verdict: &Verdict) -> bool {
-        verdict.took_payload() && (self.standing.confirms || *verdict != Verdict::Unconfirmed)
+        verdict.took_payload() && (self.standing.reads || *verdict != Verdict::Unconfirmed)
     }
 
     /// A few rows of a parcel were answered.

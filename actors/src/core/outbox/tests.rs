@@ -594,7 +594,12 @@ fn concurrency_climbs_from_one_while_all_is_well_and_is_halved_by_a_failure() {
 // === Answers ===
 
 fn confirming(holds: bool) -> Event {
-    Event::Standing(Standing { confirms: true, holds, doubt: holds.then(|| "not there".to_owned()) })
+    Event::Standing(Standing {
+        confirms: true,
+        reads: true,
+        holds,
+        doubt: holds.then(|| "not there".to_owned()),
+    })
 }
 
 #[test]

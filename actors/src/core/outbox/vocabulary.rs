@@ -114,6 +114,8 @@ pub enum Event {
 pub struct Standing {
     /// Whether an answer that takes a payload is not the end of it.
     pub confirms: bool,
+    /// Whether its rows themselves are looked for, so that it does not matter whether the answer is sure.
+    pub reads: bool,
     /// Nothing may be sent for now.
     pub holds: bool,
     /// Why, where it is Blueflood's fault: what it says cannot be believed.

@@ -589,8 +589,8 @@ pub fn ill(cause: &str) -> (&'static str, &'static str) {
         ("Keystone gives no token", "look after Keystone, or check --auth_url; it is asked again by itself")
     } else if cause.starts_with(NOT_READ_BACK) {
         (
-            "Blueflood answers, but cannot be believed",
-            "look after Blueflood's Cassandra, or check --query; it is asked again by itself",
+            "Blueflood cannot be believed",
+            "look after Blueflood and its Cassandra, or check --query; it is asked again by itself",
         )
     } else if any(&["resolving", "resolve", "lookup", "look up"]) {
         ("the name of Blueflood's host cannot be looked up", "check --blueflood, and the DNS of this host")

@@ -298,7 +298,7 @@ function showListeners(view, now) {
 function showRest(view, now) {
   const f = view.forwarder;
   fill($("forwarder"), [
-    ["gate", f.gate.open ? "open" : `closed: ${f.gate.cause}; next try in ${duration(f.gate.next_try_in_s)}`, "Whether requests may leave. A failure closes it; after a pause one request probes."],
+    ["gate", f.gate.open ? "open" : `closed: ${f.gate.cause}` + (f.gate.next_try_in_s ? `; next try in ${duration(f.gate.next_try_in_s)}` : ""), "Whether requests may leave. A failure closes it; after a pause one request probes."],
     ["in flight", `${f.in_flight} of ${f.concurrency}`, "Requests under way, and how many may be at once now."],
     ["set aside", number(f.set_aside), "Payloads that wait by themselves for another try."],
     ["requests", `${number(f.posts)}, of them ${number(f.retries)} again`, "Requests that came to an end, and how many were a second or later try."],
