@@ -247,8 +247,11 @@ const TABLE: &[Figure] = &[
         "Series that Blueflood never takes, whose datapoints are tried by themselves.",
         |view| one(view.spool.series_apart.len() as u64),
     ),
+    sent("spool.dead_letters", "dead_letters", "Datapoints among the dead letters.", |view| {
+        one(view.spool.letters.count)
+    }),
     sent("spool.dead_letter_bytes", "dead_letters_bytes", "Bytes of the dead letters.", |view| {
-        one(view.spool.dead_letter_bytes)
+        one(view.spool.letters.bytes)
     }),
     figure("dead_letters_discarded_total", "Dead letters that made room for newer ones.", |view| {
         one(view.ledger.dead_letters_discarded)

@@ -354,7 +354,8 @@ impl View {
                 "waits": self.spool.waits,
                 "series_apart": self.spool.series_apart,
                 "audit_failures": self.spool.audit_failures,
-                "dead_letter_bytes": self.spool.dead_letter_bytes,
+                "dead_letters": self.spool.letters.count,
+                "dead_letter_bytes": self.spool.letters.bytes,
                 "dead_letters_discarded": self.ledger.dead_letters_discarded,
             },
             "actors": self.actors.iter().map(|actor| {

@@ -28,7 +28,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::{open::Place, store::Sync};
+use self::{
+    open::Place,
+    store::{Letters, Sync},
+};
 use crate::core::{
     chunk::{Chunk, Encoding},
     confirm::{Given, GroupId},
@@ -166,8 +169,8 @@ pub struct Status {
     pub used_bytes: u64,
     /// When its oldest row came, in milliseconds since 1970.
     pub oldest_ms: Option<i64>,
-    /// Bytes of rows and messages in the dead letters.
-    pub dead_letter_bytes: u64,
+    /// The dead letters.
+    pub letters: Letters,
     /// Why it takes nothing now: a full disk, or the cap with `--spool_full block`.
     pub blocked: Option<String>,
     /// The cap in effect: lower than the policy's while the disk is full.
@@ -225,7 +228,7 @@ impl Default for Status {
         Self {
             used_bytes: 0,
             oldest_ms: None,
-            dead_letter_bytes: 0,
+            letters: Letters::default(),
             blocked: None,
             bytes_cap: 0,
             disk_full: None,

@@ -228,7 +228,7 @@ function showSpool(view, now) {
   say("gauge-words", `${bytes(s.used_bytes)} of ${bytes(s.bytes_max)}${until}`);
   const rows = [
     ["oldest datapoint", s.oldest_time ? ago(s.oldest_time, now) : "none: nothing waits", "How long the oldest datapoint has been waiting."],
-    ["dead letters", bytes(s.dead_letter_bytes), "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
+    ["dead letters", s.dead_letters ? `${number(s.dead_letters)} (${bytes(s.dead_letter_bytes)})` : "none", "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
   ];
   if (s.blocked) rows.unshift(["takes nothing", s.blocked, "", "bad"]);
   if (s.disk_full) rows.unshift(["disk", s.disk_full === true ? "full" : String(s.disk_full), "", "bad"]);

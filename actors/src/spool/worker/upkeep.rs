@@ -16,7 +16,7 @@ impl Worker {
         let data_version = self.store.data_version().ok();
         if data_version != self.data_version && self.write(Self::replay).is_ok() {
             self.data_version = data_version;
-            self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
+            self.letters = self.store.letters().unwrap_or(self.letters);
         }
         self.say_dropped_if_due();
         self.look_for_room_on_disk();
