@@ -203,7 +203,7 @@ impl View {
         if unaccounted != 0 {
             wrong.push(format!("{unaccounted} datapoints are unaccounted for, which is a bug"));
         }
-        if self.spool.audit_failures != 0 {
+        if self.spool.audit_ails(i64::try_from(self.now_ms).unwrap_or(i64::MAX)) {
             let times = self.spool.audit_failures;
             wrong.push(format!("the queue was not what the spool holds, {times} times, which is a bug"));
         }
@@ -354,6 +354,7 @@ impl View {
                 "waits": self.spool.waits,
                 "series_apart": self.spool.series_apart,
                 "audit_failures": self.spool.audit_failures,
+                "audit_failed": self.spool.audit_failed_ms.map(|ms| ms / 1000),
                 "dead_letters": self.spool.letters.count,
                 "dead_letter_bytes": self.spool.letters.bytes,
                 "dead_letters_discarded": self.ledger.dead_letters_discarded,

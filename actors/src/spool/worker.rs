@@ -125,6 +125,7 @@ pub(super) struct Worker {
     due_since: Option<Instant>,
     audit_at: Instant,
     audit_failures: u64,
+    audit_failed_ms: Option<i64>,
     /// The highest number that a chunk has.
     last_id: ChunkId,
     /// What was settled out of memory, and is not yet counted in the file.
@@ -249,6 +250,7 @@ impl Worker {
             due_since: None,
             audit_at: Instant::now() + AUDIT_EVERY,
             audit_failures: 0,
+            audit_failed_ms: None,
             last_id: 0,
             unwritten: Tally::default(),
             last_call: false,
@@ -545,6 +547,7 @@ impl Worker {
             waits: waiting.any,
             series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),
             audit_failures: self.audit_failures,
+            audit_failed_ms: self.audit_failed_ms,
             delays: self.delays.clone(),
             refused: self.refused.clone(),
         };

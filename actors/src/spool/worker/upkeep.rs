@@ -78,6 +78,7 @@ impl Worker {
     /// Makes the index anew.
     pub(super) fn reindex(&mut self, why: String) {
         self.audit_failures = self.audit_failures.saturating_add(1);
+        self.audit_failed_ms = Some(now_ms());
         self.queue.forget(self.last_id);
         self.index_acknowledged();
         self.due_since = None;
