@@ -366,12 +366,13 @@ function show(view) {
 function offerHelp() {
   const box = element("div", "", { id: "help", role: "tooltip" });
   box.hidden = true;
-  document.body.append(box);
+  document.querySelector("main").append(box);
   const reveal = (event) => {
     const target = event.target.closest?.("[data-help]");
     if (!target) return;
     box.textContent = target.dataset.help;
     box.hidden = false;
+    target.setAttribute("aria-describedby", box.id);
     const place = target.getBoundingClientRect();
     box.style.left = `${Math.max(8, Math.min(place.left, innerWidth - box.offsetWidth - 8))}px`;
     const below = place.bottom + 6;
