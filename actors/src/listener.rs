@@ -36,6 +36,7 @@ use crate::{
         networks::Networks,
         protocol::Protocol,
         row::{Encoder, Skipped},
+        senders::{Sender, Senders},
         tap::Whence,
     },
     faults,
@@ -92,6 +93,8 @@ pub struct Common {
     pub ledger: SharedLedger,
     /// Who looks on.
     pub taps: Taps,
+    /// Who sends most.
+    pub senders: SharedSenders,
     /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
     /// Becomes true when the daemon stops, and not when only an endpoint goes.
@@ -106,6 +109,21 @@ pub struct Common {
     pub arbiters: Arc<Vec<ArbiterHandle>>,
     /// Where things are said.
     pub log: Logger,
+}
+
+/// Who sends most, shared by all who count: locked for one count at a time.
+#[derive(Debug, Clone, Default)]
+pub struct SharedSenders(Arc<Mutex<Senders>>);
+
+impl SharedSenders {
+    fn count(&self, sender: Sender, datapoints: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count(sender, datapoints);
+    }
+
+    /// They, as they are at this instant.
+    pub fn snapshot(&self) -> Senders {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What a listener looks like from outside.
@@ -432,7 +450,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
     match stream {
         Accepted::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            connection::serve(stream, peer.to_string(), desk, common).await
+            connection::serve(stream, peer, desk, common).await
         }
         Accepted::Tls(stream, identity) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -444,7 +462,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
                     return Ok(());
                 }
             };
-            let served = connection::serve(&mut stream, peer.to_string(), desk, common).await;
+            let served = connection::serve(&mut stream, peer, desk, common).await;
             // Who waits for TLS's own goodbye would take a bare end for an error. Who has gone does not hear it.
             let _ = tokio::time::timeout(GOODBYE_MAX, stream.shutdown()).await;
             match served {
@@ -455,7 +473,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
         }
         Accepted::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, peer.to_string(), desk, common).await
+            connection::serve(stream, peer, desk, common).await
         }
     }
 }

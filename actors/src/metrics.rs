@@ -35,7 +35,7 @@ use crate::{
     faults,
     forwarder::SharedStatus,
     keystone_auth,
-    listener::Desk,
+    listener::{Desk, SharedSenders},
     spool::Spool,
     supervisor::{Lifeline, Vitals, supervised},
     tap::Taps,
@@ -65,6 +65,8 @@ pub struct Sources {
     pub listeners: Vec<Arc<Desk>>,
     /// Who looks on while datapoints pass.
     pub taps: Taps,
+    /// Who sends most.
+    pub senders: SharedSenders,
     /// The actors.
     pub vitals: Vec<Arc<Vitals>>,
     /// Log records that were lost.
@@ -115,6 +117,7 @@ impl Board {
             keystone,
             listeners,
             taps,
+            senders,
             vitals,
             log_records_lost,
             started,
@@ -140,6 +143,7 @@ impl Board {
             stopping: *stop.borrow(),
             spool_bytes_max: *spool_bytes_max,
             taps: taps.open_now(),
+            senders: senders.snapshot(),
             now_ms: view::time_ms(SystemTime::now()),
             place: place.clone(),
             health: NOT_JUDGED,

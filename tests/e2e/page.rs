@@ -99,6 +99,7 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
         "Every datapoint that was ever received is in exactly one of these places."
     );
 
+    assert_eq!(browser.ask("text senders"), "127.0.0.1250100 %");
     // Hostile names are there to be read, and are nothing but text.
     assert!(browser.ask("text listeners").as_str().unwrap().contains("<script>alert(1)</script>"));
     assert_eq!(browser.ask("elements - main script"), 0);

@@ -16,7 +16,10 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::tls::Identity;
-use crate::core::endpoint::{Endpoint, SystemdDomain, Transport};
+use crate::core::{
+    endpoint::{Endpoint, SystemdDomain, Transport},
+    senders::Sender,
+};
 
 /// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
 const UDP_RECEIVE_BYTES: usize = 4 << 20;
@@ -335,6 +338,15 @@ pub(super) enum Peer {
     At(SocketAddr),
     /// A process on this host.
     Local,
+}
+
+impl From<Peer> for Sender {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::At(address) => address.ip().into(),
+            Peer::Local => Sender::Unix,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -14,6 +14,7 @@ use crate::{
         datapoint::Reason,
         ledger::{Ledger, sum},
         row::Skipped,
+        senders::Senders,
         verdict::{Condition, Health, ill},
     },
     forwarder,
@@ -21,6 +22,9 @@ use crate::{
     listener, spool,
     supervisor::Vitals,
 };
+
+/// How many of those who send most are shown.
+const SENDERS_SHOWN: usize = 10;
 
 /// All figures at one instant.
 #[derive(Debug, Clone)]
@@ -37,6 +41,7 @@ pub struct View {
     pub(super) stopping: bool,
     pub(super) spool_bytes_max: u64,
     pub(super) taps: usize,
+    pub(super) senders: Senders,
     /// When these are the figures of, in milliseconds since 1970.
     pub(super) now_ms: u64,
     pub(super) place: Place,
@@ -312,6 +317,14 @@ impl View {
             "last_received": self.last_received_ms().map(|ms| ms / 1000),
             "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
+            "senders": {
+                "datapoints": self.senders.total(),
+                "top": self.senders.top(SENDERS_SHOWN).iter().map(|sent| json!({
+                    "from": sent.sender.to_string(),
+                    "at_least": sent.at_least,
+                    "at_most": sent.at_most,
+                })).collect::<Vec<_>>(),
+            },
             "forwarder": {
                 "url": self.place.url,
                 "tenant": self.place.tenant,

@@ -295,6 +295,24 @@ function showListeners(view, now) {
   if (!before || span >= 20) before = view;
 }
 
+// The daemon remembers so many senders, and of others how much they sent at least and at most.
+function showSenders(view) {
+  const { datapoints, top } = view.senders;
+  $("senders-part").hidden = top.length === 0;
+  const names = ["from", "datapoints", "share"];
+  const rows = top.map((one) => {
+    const about = one.at_least === one.at_most ? "" : "about ";
+    const share = datapoints ? Math.round((100 * one.at_least) / datapoints) : 0;
+    return [one.from, about + number(one.at_least), `${about}${share} %`];
+  });
+  if (rows.length) say("sends-most", `${rows[0][0]} (${rows[0][2]})`);
+  $("senders").replaceChildren(...rows.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells.map((text, i) => element("td", text, { "data-name": names[i] })));
+    return row;
+  }));
+}
+
 function showRest(view, now) {
   const f = view.forwarder;
   fill($("forwarder"), [
@@ -357,6 +375,7 @@ function show(view) {
   showStrip(now);
   showDelays(view);
   showListeners(view, now);
+  showSenders(view);
   showRest(view, now);
   document.body.dataset.updates = String(Number(document.body.dataset.updates ?? 0) + 1);
 }
