@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use self::socket::{Accepted, Acceptor, Bound, Peer, Reached};
+pub use self::tls::Identity;
 use crate::{
     collector::MetricFrame,
     core::{
@@ -39,6 +40,7 @@ use crate::{
         senders::{Sender, Senders},
         tap::Whence,
     },
+    expiry::Expiry,
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
@@ -63,6 +65,10 @@ const SAY_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a unix socket's file is still there.
 const LOOK_AT_FILE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the files of an endpoint's certificate are looked at when nobody connects. A test has no minute to wait.
+const LOOK_AT_CERTIFICATE_EVERY: Duration =
+    Duration::from_secs(if cfg!(feature = "faults") { 1 } else { 60 });
 
 /// How long a sender over TLS may take to hear that its connection ends.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -145,6 +151,7 @@ pub struct Desk {
     pub last_received_ms: AtomicU64,
     /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
     pub kernel_drops: AtomicU64,
+    identity: Option<Arc<Identity>>,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
     skipped: Mutex<BTreeMap<Skipped, Noted>>,
 }
@@ -178,6 +185,11 @@ struct Malformed {
 }
 
 impl Desk {
+    /// When the certificates of its endpoint end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.identity.as_ref().map_or_else(Vec::new, |identity| identity.expiries())
+    }
+
     /// The malformed input so far, by reason.
     pub fn malformed(&self) -> BTreeMap<Reason, Noted> {
         let malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,6 +265,7 @@ impl Listener {
             datapoints: AtomicU64::new(0),
             last_received_ms: AtomicU64::new(0),
             kernel_drops: AtomicU64::new(0),
+            identity: socket.identity().cloned(),
             malformed: Mutex::default(),
             skipped: Mutex::default(),
         })
@@ -267,6 +280,14 @@ impl Actor for Listener {
             log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())),
             ..self.common.clone()
         };
+        if let Some(identity) = self.socket.identity().cloned() {
+            let log = common.log.clone();
+            // Senders may stay for weeks, and none would come for whom the files are looked at.
+            ctx.run_interval(LOOK_AT_CERTIFICATE_EVERY, move |listener, ctx| {
+                let (identity, log) = (identity.clone(), log.clone());
+                ctx.spawn(async move { drop(identity.config(&log).await) }.into_actor(listener));
+            });
+        }
         ctx.spawn(listen(self.socket.clone(), self.ours, self.desk.clone(), common).into_actor(self));
     }
 }

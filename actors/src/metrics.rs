@@ -32,6 +32,7 @@ pub use self::{
 use crate::{
     collector::MetricFrame,
     core::verdict::{Condition, Health, Known, Line, Watch},
+    expiry::Expiry,
     faults,
     forwarder::SharedStatus,
     keystone_auth,
@@ -67,6 +68,8 @@ pub struct Sources {
     pub taps: Taps,
     /// Who sends most.
     pub senders: SharedSenders,
+    /// When the certificates end that are used on the way out.
+    pub expiries: Vec<Expiry>,
     /// The actors.
     pub vitals: Vec<Arc<Vitals>>,
     /// Log records that were lost.
@@ -118,6 +121,7 @@ impl Board {
             listeners,
             taps,
             senders,
+            expiries,
             vitals,
             log_records_lost,
             started,
@@ -144,6 +148,11 @@ impl Board {
             spool_bytes_max: *spool_bytes_max,
             taps: taps.open_now(),
             senders: senders.snapshot(),
+            expiries: listeners
+                .iter()
+                .flat_map(|desk| desk.expiries())
+                .chain(expiries.iter().cloned())
+                .collect(),
             now_ms: view::time_ms(SystemTime::now()),
             place: place.clone(),
             health: NOT_JUDGED,

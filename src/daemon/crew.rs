@@ -320,6 +320,7 @@ impl Crew {
             listeners: self.desks(),
             taps: self.common.taps.clone(),
             senders: self.common.senders.clone(),
+            expiries: self.trust.expiries.clone(),
             vitals,
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,

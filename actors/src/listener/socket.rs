@@ -139,6 +139,14 @@ impl Bound {
         matches!(self, Bound::Udp(_))
     }
 
+    /// Who we are on it, if it speaks TLS.
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Bound::Tls(_, identity) => Some(identity),
+            Bound::Tcp(_) | Bound::Unix(..) | Bound::Udp(_) => None,
+        }
+    }
+
     /// Takes no more connections, for all who hold this socket.
     pub(super) fn shut(&self) {
         let shut = |socket: socket2::SockRef<'_>| socket.shutdown(std::net::Shutdown::Both);

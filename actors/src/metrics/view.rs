@@ -17,6 +17,7 @@ use crate::{
         senders::Senders,
         verdict::{Condition, Health, ill},
     },
+    expiry::Expiry,
     forwarder,
     keystone_auth::{self, State},
     listener, spool,
@@ -42,6 +43,7 @@ pub struct View {
     pub(super) spool_bytes_max: u64,
     pub(super) taps: usize,
     pub(super) senders: Senders,
+    pub(super) expiries: Vec<Expiry>,
     /// When these are the figures of, in milliseconds since 1970.
     pub(super) now_ms: u64,
     pub(super) place: Place,
@@ -348,6 +350,11 @@ impl View {
                 "last_error": forwarder.last_error.as_ref().map(|(text, at)| json!({ "text": text, "time": time(*at) })),
                 "last_success": forwarder.last_success.map(time),
             },
+            "certificates": self.expiries.iter().map(|one| json!({
+                "role": one.role.label(),
+                "file": one.file.display().to_string(),
+                "expires": one.at,
+            })).collect::<Vec<_>>(),
             "keystone": self.keystone.as_ref().map(|keystone| json!({
                 "state": keystone.state.name(),
                 "expires_in_s": keystone.expires_in().map(|left| left.as_secs()),

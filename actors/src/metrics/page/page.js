@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const HISTORY_SECONDS = 900;
+const EXPIRES_SOON = 14 * 86400;
 const svgNS = "http://www.w3.org/2000/svg";
 
 // === Words ===
@@ -330,6 +331,12 @@ function showRest(view, now) {
     ["state", k.state], ["token", k.expires_in_s === null ? "none" : `expires in ${duration(k.expires_in_s)}`],
     ["renewals", number(k.renewals)], ["failures", number(k.failures)], ["last error", k.last_error ?? "none"],
   ]);
+  $("certificates-section").hidden = view.certificates.length === 0;
+  fill($("certificates"), view.certificates.map((one) => {
+    const left = one.expires - now;
+    const text = left > 0 ? `expires in ${duration(left)}` : `has expired ${duration(-left)} ago`;
+    return [`${one.role}: ${one.file}`, text, "", left < EXPIRES_SOON ? "bad" : ""];
+  }));
   fill($("actors"), Object.entries(view.actors).map(([name, a]) =>
     [name, `${a.answers ? "answers" : "does not answer"}, ${count(a.restarts, "restart")}`, "", a.answers ? "" : "bad"]));
   if ($("figures").parentElement.open) {
