@@ -25,6 +25,7 @@
 //! | [`http_client`] | the connections on the way out, and what awc sees of them |
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
 //! | [`tls`] | whom we trust on the way out, and who we are there |
+//! | [`expiry`] | when the certificates end that settings name |
 //! | [`tap`] | who looks on while datapoints pass |
 //! | [`metrics`] | the local HTTP port, and the view of all counters |
 //! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
@@ -33,6 +34,7 @@
 pub mod collector;
 pub mod confirmer;
 pub mod core;
+pub mod expiry;
 pub mod faults;
 pub mod forwarder;
 pub mod http_client;

@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use self::socket::{Accepted, Acceptor, Bound, Peer, Reached};
+pub use self::tls::Identity;
 use crate::{
     collector::MetricFrame,
     core::{
@@ -36,8 +37,10 @@ use crate::{
         networks::Networks,
         protocol::Protocol,
         row::{Encoder, Skipped},
+        senders::{Sender, Senders},
         tap::Whence,
     },
+    expiry::Expiry,
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
@@ -62,6 +65,10 @@ const SAY_WAITING_EVERY: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether a unix socket's file is still there.
 const LOOK_AT_FILE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the files of an endpoint's certificate are looked at when nobody connects. A test has no minute to wait.
+const LOOK_AT_CERTIFICATE_EVERY: Duration =
+    Duration::from_secs(if cfg!(feature = "faults") { 1 } else { 60 });
 
 /// How long a sender over TLS may take to hear that its connection ends.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -92,6 +99,8 @@ pub struct Common {
     pub ledger: SharedLedger,
     /// Who looks on.
     pub taps: Taps,
+    /// Who sends most.
+    pub senders: SharedSenders,
     /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
     /// Becomes true when the daemon stops, and not when only an endpoint goes.
@@ -106,6 +115,21 @@ pub struct Common {
     pub arbiters: Arc<Vec<ArbiterHandle>>,
     /// Where things are said.
     pub log: Logger,
+}
+
+/// Who sends most, shared by all who count: locked for one count at a time.
+#[derive(Debug, Clone, Default)]
+pub struct SharedSenders(Arc<Mutex<Senders>>);
+
+impl SharedSenders {
+    fn count(&self, sender: Sender, datapoints: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count(sender, datapoints);
+    }
+
+    /// They, as they are at this instant.
+    pub fn snapshot(&self) -> Senders {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What a listener looks like from outside.
@@ -127,6 +151,7 @@ pub struct Desk {
     pub last_received_ms: AtomicU64,
     /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
     pub kernel_drops: AtomicU64,
+    identity: Option<Arc<Identity>>,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
     skipped: Mutex<BTreeMap<Skipped, Noted>>,
 }
@@ -160,6 +185,11 @@ struct Malformed {
 }
 
 impl Desk {
+    /// When the certificates of its endpoint end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.identity.as_ref().map_or_else(Vec::new, |identity| identity.expiries())
+    }
+
     /// The malformed input so far, by reason.
     pub fn malformed(&self) -> BTreeMap<Reason, Noted> {
         let malformed = self.malformed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,6 +265,7 @@ impl Listener {
             datapoints: AtomicU64::new(0),
             last_received_ms: AtomicU64::new(0),
             kernel_drops: AtomicU64::new(0),
+            identity: socket.identity().cloned(),
             malformed: Mutex::default(),
             skipped: Mutex::default(),
         })
@@ -249,6 +280,14 @@ impl Actor for Listener {
             log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())),
             ..self.common.clone()
         };
+        if let Some(identity) = self.socket.identity().cloned() {
+            let log = common.log.clone();
+            // Senders may stay for weeks, and none would come for whom the files are looked at.
+            ctx.run_interval(LOOK_AT_CERTIFICATE_EVERY, move |listener, ctx| {
+                let (identity, log) = (identity.clone(), log.clone());
+                ctx.spawn(async move { drop(identity.config(&log).await) }.into_actor(listener));
+            });
+        }
         ctx.spawn(listen(self.socket.clone(), self.ours, self.desk.clone(), common).into_actor(self));
     }
 }
@@ -432,7 +471,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
     match stream {
         Accepted::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            connection::serve(stream, peer.to_string(), desk, common).await
+            connection::serve(stream, peer, desk, common).await
         }
         Accepted::Tls(stream, identity) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -444,7 +483,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
                     return Ok(());
                 }
             };
-            let served = connection::serve(&mut stream, peer.to_string(), desk, common).await;
+            let served = connection::serve(&mut stream, peer, desk, common).await;
             // Who waits for TLS's own goodbye would take a bare end for an error. Who has gone does not hear it.
             let _ = tokio::time::timeout(GOODBYE_MAX, stream.shutdown()).await;
             match served {
@@ -455,7 +494,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
         }
         Accepted::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, peer.to_string(), desk, common).await
+            connection::serve(stream, peer, desk, common).await
         }
     }
 }

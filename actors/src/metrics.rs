@@ -32,10 +32,11 @@ pub use self::{
 use crate::{
     collector::MetricFrame,
     core::verdict::{Condition, Health, Known, Line, Watch},
+    expiry::Expiry,
     faults,
     forwarder::SharedStatus,
     keystone_auth,
-    listener::Desk,
+    listener::{Desk, SharedSenders},
     spool::Spool,
     supervisor::{Lifeline, Vitals, supervised},
     tap::Taps,
@@ -65,6 +66,10 @@ pub struct Sources {
     pub listeners: Vec<Arc<Desk>>,
     /// Who looks on while datapoints pass.
     pub taps: Taps,
+    /// Who sends most.
+    pub senders: SharedSenders,
+    /// When the certificates end that are used on the way out.
+    pub expiries: Vec<Expiry>,
     /// The actors.
     pub vitals: Vec<Arc<Vitals>>,
     /// Log records that were lost.
@@ -115,6 +120,8 @@ impl Board {
             keystone,
             listeners,
             taps,
+            senders,
+            expiries,
             vitals,
             log_records_lost,
             started,
@@ -140,6 +147,12 @@ impl Board {
             stopping: *stop.borrow(),
             spool_bytes_max: *spool_bytes_max,
             taps: taps.open_now(),
+            senders: senders.snapshot(),
+            expiries: listeners
+                .iter()
+                .flat_map(|desk| desk.expiries())
+                .chain(expiries.iter().cloned())
+                .collect(),
             now_ms: view::time_ms(SystemTime::now()),
             place: place.clone(),
             health: NOT_JUDGED,

@@ -19,7 +19,10 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use crate::http_client;
+use crate::{
+    expiry::{Expiry, Role},
+    http_client,
+};
 
 /// The settings of all outgoing connections.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +56,8 @@ pub struct Outgoing {
     /// The same for the same certificates, keys and options: then the connections and the token that there are still
     /// serve.
     pub fingerprint: u64,
+    /// When the certificates end that the options name.
+    pub expiries: Vec<Expiry>,
 }
 
 impl Outgoing {
@@ -66,6 +71,7 @@ impl Outgoing {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         let mut warning = None;
+        let mut expiries = Vec::new();
         let mut seen = DefaultHasher::new();
         (options.insecure, options.plain).hash(&mut seen);
         if !options.plain {
@@ -78,7 +84,9 @@ impl Outgoing {
             });
         }
         if let Some(path) = &options.ca_file {
-            for certificate in certificates("ca_file", path)? {
+            let certificates = certificates("ca_file", path)?;
+            expiries.extend(Expiry::of(Role::Ca, path, &certificates));
+            for certificate in certificates {
                 certificate.as_ref().hash(&mut seen);
                 roots.add(certificate).map_err(|error| wrong("ca_file", path, error))?;
             }
@@ -90,6 +98,7 @@ impl Outgoing {
         let mut config = match &options.identity {
             Some(Identity { cert_file, private_key_file }) => {
                 let certificates = certificates("cert_file", cert_file)?;
+                expiries.extend(Expiry::of(Role::Client, cert_file, &certificates));
                 let key = PrivateKeyDer::from_pem_file(private_key_file)
                     .map_err(|error| wrong("private_key_file", private_key_file, in_words(&error)))?;
                 certificates.iter().for_each(|certificate| certificate.as_ref().hash(&mut seen));
@@ -109,7 +118,7 @@ impl Outgoing {
             config.dangerous().set_certificate_verifier(Arc::new(TrustAnyone(provider)));
         }
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), warning, fingerprint: seen.finish() })
+        Ok(Self { config: Arc::new(config), warning, fingerprint: seen.finish(), expiries })
     }
 }
 

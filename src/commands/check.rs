@@ -3,7 +3,11 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use actors::core::endpoint::Transport;
+use actors::expiry::Expiry;
+use actors::listener::Identity;
 use actors::tls::Outgoing;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
@@ -99,13 +103,15 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
                 return ExitCode::FAILURE;
             }
             // The files that they name are no part of the settings, and yet nothing works without them.
-            match Outgoing::new(&loaded.settings.tls()) {
-                Ok(outgoing) => {
-                    cli::complain("warning", outgoing.warning);
+            match files(&loaded.settings) {
+                Ok((outgoing, expiries)) => {
+                    cli::complain("warning", outgoing.warning.clone());
+                    let is_quiet = given.get_flag("quiet") || given.get_flag("json");
+                    say_expiries(&expiries, is_quiet);
                     match given.get_flag("connect") {
                         true => connect::run(&loaded.settings, outgoing.config, given.get_flag("send")),
                         false => {
-                            if !given.get_flag("quiet") && !given.get_flag("json") {
+                            if !is_quiet {
                                 let Settings { tenant, blueflood, .. } = &loaded.settings;
                                 let is_left = |entry: &Effective| {
                                     entry.setting.key == "tenant" && entry.origin == DEFAULT_ORIGIN
@@ -130,6 +136,34 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
             }
         }
         Err(refused) => cli::refuse(*refused),
+    }
+}
+
+/// Reads the files of certificates and keys; when the certificates end.
+///
+/// # Errors
+/// What is wrong with which file.
+fn files(settings: &Settings) -> Result<(Outgoing, Vec<Expiry>), String> {
+    let outgoing = Outgoing::new(&settings.tls())?;
+    let mut expiries = outgoing.expiries.clone();
+    for endpoint in &settings.endpoint {
+        if let Transport::Tls { files, .. } = &endpoint.transport {
+            let identity = Identity::read(files).map_err(|wrong| format!("endpoint {endpoint}: {wrong}"))?;
+            expiries.extend(identity.expiries());
+        }
+    }
+    Ok((outgoing, expiries))
+}
+
+/// Says when certificates end; of those that end soon in any case.
+fn say_expiries(expiries: &[Expiry], is_quiet: bool) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    for expiry in expiries {
+        if expiry.is_soon(now) {
+            cli::complain("warning", [format!("{}: renew it", expiry.words(now))]);
+        } else if !is_quiet {
+            say(expiry.words(now));
+        }
     }
 }
 

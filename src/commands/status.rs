@@ -205,6 +205,14 @@ fn text(stats: &Value) -> Vec<String> {
             _ => {}
         }
     }
+    // A daemon of before tells their bytes only.
+    if let Some(letters) = at(stats, "/spool/dead_letters").as_u64().filter(|&letters| letters > 0) {
+        lines.push(format!(
+            "letters    {} dead letters, {}: see blueflood-forward dead-letters list",
+            count(letters),
+            bytes(at(stats, "/spool/dead_letter_bytes").as_u64().unwrap_or(0))
+        ));
+    }
     for place in ["dropped", "refused", "malformed", "skipped"] {
         for (reason, value) in at(stats, &format!("/{place}")).as_object().into_iter().flatten() {
             let last =

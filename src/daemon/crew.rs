@@ -19,7 +19,7 @@ use actors::core::row::Encoder;
 use actors::forwarder::{self, Forwarder};
 use actors::keystone_auth::{self, KeystoneAuth};
 use actors::listener::socket::Bound;
-use actors::listener::{self, Desk, Listener, Live};
+use actors::listener::{self, Desk, Listener, Live, SharedSenders};
 use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
 use actors::spool::{Spool, SpoolThread};
 use actors::supervisor::{Lifeline, Storms, Supervised};
@@ -179,6 +179,7 @@ impl Crew {
             live: alive,
             ledger: ground.spool.ledger().clone(),
             taps: Taps::default(),
+            senders: SharedSenders::default(),
             ending: stopped.clone(),
             stop: stopped,
             permits: Arc::new(Semaphore::new(settings.connections as usize)),
@@ -318,6 +319,8 @@ impl Crew {
             keystone: self.keystone.as_ref().map(|keystone| keystone.options.status.clone()),
             listeners: self.desks(),
             taps: self.common.taps.clone(),
+            senders: self.common.senders.clone(),
+            expiries: self.trust.expiries.clone(),
             vitals,
             log_records_lost: self.ground.log_records_lost.clone(),
             started: self.started,

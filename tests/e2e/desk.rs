@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
 
 use blueflood_forward::sink::{Script, Step};
 use serde_json::Value;
@@ -69,6 +70,30 @@ fn the_last_of_what_was_skipped_and_refused_is_shown_and_of_the_refused_after_a_
     is_last(&stats);
     assert_eq!(daemon.stop().code, Some(0));
     is_last(&world.daemon(&[]).stats());
+}
+
+#[test]
+fn who_sends_most_is_known_by_address() {
+    let world = World::new();
+    let path = world.folder.path().join("in.sock");
+    let tcp = "tcp:port=0:interface=127.0.0.1:protocol=line";
+    let unix = format!("unix:{}:protocol=line", path.display());
+    let daemon =
+        world.daemon(&["--endpoint", tcp, "--endpoint", "udp:port=0:interface=0.0.0.0", "--endpoint", &unix]);
+    daemon.send_lines("a", 6);
+    daemon.send_lines("b", 3);
+    UnixStream::connect(path).unwrap().write_all(lines("c", 5).as_bytes()).unwrap();
+    for (host, n) in [("127.0.0.1", 1), ("127.0.0.2", 2), ("127.0.0.1", 2), ("127.0.0.3", 1)] {
+        let sender = UdpSocket::bind((host, 0)).unwrap();
+        sender.send_to(lines("d", n).as_bytes(), ("127.0.0.1", daemon.port("udp"))).unwrap();
+    }
+    daemon.expect_count("/senders/datapoints", 20);
+    let top = &daemon.stats()["senders"]["top"];
+    let sent: Vec<_> =
+        top.as_array().unwrap().iter().map(|one| (one["from"].as_str().unwrap(), &one["at_least"])).collect();
+    let n = [12, 5, 2, 1].map(Value::from);
+    assert_eq!(sent, [("127.0.0.1", &n[0]), ("unix", &n[1]), ("127.0.0.2", &n[2]), ("127.0.0.3", &n[3])]);
+    assert!(!daemon.get("/metrics").1.contains("127.0.0.3"));
 }
 
 /// One sample of a Prometheus page.

@@ -22,19 +22,21 @@ fn found(program: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// playwright-core, which drives a browser that is there already, in the project's cache.
-fn playwright() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/page");
-    if !folder.join("node_modules/playwright-core").exists() {
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut install = Command::new("npm");
-        install
-            .args(["install", "--no-audit", "--no-fund", "--prefix"])
-            .arg(&folder)
-            .arg("playwright-core@1");
-        assert!(install.stdout(Stdio::null()).status().ok()?.success(), "npm install playwright-core");
+/// Where what comes from npm is kept: the project's cache.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/page")
+}
+
+/// Whether a package of npm is there, by now.
+fn has(package: &str, version: u32) -> bool {
+    if folder().join("node_modules").join(package).exists() {
+        return true;
     }
-    Some(folder)
+    std::fs::create_dir_all(folder()).unwrap();
+    let mut install = Command::new("npm");
+    install.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(folder());
+    install.arg(format!("{package}@{version}")).stdout(Stdio::null());
+    install.status().is_ok_and(|status| status.success())
 }
 
 impl Browser {
@@ -42,12 +44,13 @@ impl Browser {
         let chromium =
             found("chromium").or_else(|| found("chromium-browser")).or_else(|| found("google-chrome"))?;
         found("node").and(found("npm"))?;
-        let folder = playwright()?;
+        // It drives a browser that is there already.
+        assert!(has("playwright-core", 1), "npm install playwright-core");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/page/look.mjs");
         let mut child = Command::new("node")
             .arg(script)
             .arg(url)
-            .arg(folder)
+            .arg(folder())
             .env("CHROMIUM", chromium)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -96,6 +99,7 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
         "Every datapoint that was ever received is in exactly one of these places."
     );
 
+    assert_eq!(browser.ask("text senders"), "127.0.0.1250100 %");
     // Hostile names are there to be read, and are nothing but text.
     assert!(browser.ask("text listeners").as_str().unwrap().contains("<script>alert(1)</script>"));
     assert_eq!(browser.ask("elements - main script"), 0);
@@ -125,6 +129,12 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     );
 
     assert_eq!(browser.ask("shoot"), true, "the page fits a phone");
+    let has_axe = has("axe-core", 4);
+    if has_axe {
+        assert_eq!(browser.ask("barriers"), serde_json::json!([]), "found by axe-core");
+    } else {
+        eprintln!("skipped: whether the page can be read by everyone (axe-core cannot be had from npm)");
+    }
     assert_eq!(browser.ask("errors"), serde_json::json!([]));
 
     // A daemon that is gone is said to be, and what is shown is of the past.
@@ -132,6 +142,9 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     assert_eq!(browser.ask("until health the daemon does not answer"), true);
     assert_eq!(browser.ask("elements - body.gone"), 1);
     assert!(browser.ask("title").as_str().unwrap().contains("gone"));
+    if has_axe {
+        assert_eq!(browser.ask("barriers-gone"), serde_json::json!([]), "found by axe-core");
+    }
 }
 
 /// Who runs no script sees the verdict all the same, and strangers' words stay text in it.

@@ -99,12 +99,14 @@ fn a_purge_asks_to_be_said_twice() {
     let daemon = world.daemon(&[]);
     daemon.send_lines("bad", 2);
     daemon.expect_count("/datapoints/refused", 2);
+    daemon.expect_count("/spool/dead_letters", 2);
     let spool = world.spool();
     let spool = spool.to_str().unwrap();
     assert!(says(&["dead-letters", "purge", "--spool", spool]).contains("2 dead letters would be gone"));
     assert!(says(&["dead-letters", "purge", "--yes", "--spool", spool]).contains("2 dead letters are gone"));
     assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
     assert_eq!(daemon.count("refused"), 2, "they were refused, and stay counted");
+    daemon.expect_count("/spool/dead_letters", 0);
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn what_is_refused_beside_a_flow_is_a_loss_and_is_in_the_log() {
         &[
             "LOSING     delivering, with losses: 3 refused for metricName",
             "next       blueflood-forward dead-letters list",
+            "letters    3 dead letters, ",
         ],
     );
     let said = daemon.expect_said("Blueflood refused datapoints: they lie in the dead letters");

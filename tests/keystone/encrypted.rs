@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 
+use rcgen::date_time_ymd;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 
@@ -343,4 +345,53 @@ fn files_that_do_not_fit_are_named_at_the_start() {
         assert!(said("correct the file, or the endpoint"), "{ended:#?}");
         assert!(!said("PRIVATE KEY"), "{ended:#?}");
     }
+}
+
+/// That a certificate ends was told by senders that were turned away.
+#[test]
+fn when_certificates_end_is_shown_and_check_warns_of_it() {
+    let (world, authority) = (World::new(), Authority::new("one"));
+    let issued = authority.issues("localhost", |params| params.not_after = date_time_ymd(2100, 1, 1));
+    let expired = authority.issues_expired("localhost");
+    let endpoint = asking(&authority, &issued, "127.0.0.1");
+    let us = authority.known_as(&issued).identity.expect("we are somebody");
+    let [cert, key] = [&us.cert_file, &us.private_key_file].map(|file| file.to_str().expect("text"));
+    let arguments = ["--endpoint", &endpoint, "--cert_file", cert, "--private_key_file", key];
+    let daemon = world.daemon(&arguments);
+    let shows = |role: &str, at: &str| {
+        let name = "blueflood_forward_tls_certificate_expiry_timestamp_seconds";
+        daemon.get("/metrics").1.contains(&format!("{name}{{role=\"{role}\"}} {at}"))
+    };
+    assert!(shows("endpoint", "4102444800\n") && shows("client", "4102444800\n"));
+    assert!(shows("endpoint_ca", "") && !shows("ca", ""));
+    let check = || {
+        let mut check = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"));
+        let output = check.arg("check").args(arguments).output().expect("it runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, said, warned) = check();
+    assert_eq!(code, Some(0), "{warned}");
+    assert!(said.contains(&format!("the certificate of cert_file {cert} expires in ")), "{said}");
+    assert!(said.contains("c.pem expires in ") && said.contains("(2100-01-01 00:00 UTC)"), "{said}");
+    assert!(!warned.contains("renew it"), "{warned}");
+
+    // Another one is seen though nobody connects.
+    authority.file("c.pem", &expired.certificate);
+    authority.file("k.pem", &expired.key);
+    assert!(until(|| shows("endpoint", "1609459200\n")), "{:#?}", daemon.log());
+    let certificates = daemon.stats()["certificates"].to_string();
+    assert!(certificates.contains("c.pem") && certificates.contains("1609459200"), "{certificates}");
+    let (code, _, warned) = check();
+    assert_eq!(code, Some(0), "{warned}");
+    assert!(
+        warned.contains("c.pem has expired ") && warned.contains("(2021-01-01 00:00 UTC): renew it"),
+        "{warned}"
+    );
+
+    // What the daemon could not start with is an error.
+    authority.file("k.pem", &issued.key);
+    let (code, _, wrong) = check();
+    assert_eq!(code, Some(1), "{wrong}");
+    assert!(wrong.contains("k.pem: is not the key of certKey's certificate"), "{wrong}");
 }

@@ -5,6 +5,7 @@
 //! verdict of [`blueflood`], the head of which [`answer_head`] made plain. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
 //! What Blueflood took is read back by a [`look`], and [`confirm`] says what follows from that.
 //! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
+//! Who sends most is what [`senders`] remember.
 //! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
 
 pub mod answer_head;
@@ -35,6 +36,7 @@ pub mod reason;
 pub mod row;
 mod scan;
 pub mod secret;
+pub mod senders;
 pub mod settlement;
 pub mod share;
 pub mod tally;

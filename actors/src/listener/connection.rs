@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Semaphore;
 use tokio_util::codec::Decoder;
 
-use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake};
+use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake, socket::Peer};
 use crate::core::{
     datapoint::{Reason, SAMPLE_BYTES_MAX},
     framing::Framing,
@@ -106,13 +106,14 @@ impl Drop for Undecoded<'_> {
 /// Serves a connection until it ends, falls silent, breaks the protocol, or the daemon stops.
 pub(super) async fn serve(
     mut stream: impl AsyncRead + Unpin,
-    peer: String,
+    peer: Peer,
     desk: &Arc<Desk>,
     common: &Common,
 ) -> io::Result<()> {
     let mut framing = Framing::new(desk.protocol);
     let mut undecoded = Undecoded::new(common);
-    let mut intake = Intake::new(desk, common);
+    let mut intake = Intake::new(desk, common, peer.into());
+    let peer = peer.to_string();
     let mut stop = common.stop.clone();
     let mut read_until = None;
     loop {

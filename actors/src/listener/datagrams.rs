@@ -16,6 +16,7 @@ use super::{Common, Desk, NOT_ALLOWED, connection::DRAIN_MAX, intake::Intake};
 use crate::core::{
     datapoint::{Reason, SAMPLE_BYTES_MAX},
     framing::Framing,
+    senders::Sender,
 };
 
 /// The largest datagram there is, in bytes.
@@ -62,7 +63,7 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
             }
         }
         let mut burst = 0;
-        let mut intake = Intake::new(desk, &common);
+        let mut intake = Intake::new(desk, &common, Sender::Unix);
         while burst < BURST_MAX {
             // An error here is that of an earlier datagram of ours, and we send none.
             let Ok((length, peer)) = socket.try_recv_from(&mut buffer) else { break };
@@ -72,6 +73,7 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
                 desk.turn_away(&common, Reason::NotAllowed, &peer, sample, NOT_ALLOWED);
                 continue;
             }
+            intake.comes_from(peer.ip().into());
             let mut datagram = BytesMut::from(buffer.get(..length).unwrap_or_default());
             let mut framing = Framing::of_datagram();
             // The end of a datagram ends its last line.

@@ -22,6 +22,7 @@ use crate::{
         pickle::{Bounds, Datapoints, Decoder},
         protocol::Protocol,
         row::{Encoder, Rows, Skipped},
+        senders::Sender,
         tap::{Whence, skipped_sample},
     },
     supervisor::Gone,
@@ -70,13 +71,16 @@ pub(super) struct Intake<'a> {
     frame: Arc<MetricRows>,
     rows: Rows,
     decoded: Decoded,
+    /// Whose the next rows are, and how many rows so far were counted as somebody's.
+    sender: Sender,
+    counted: u64,
     /// The first of each reason that was skipped since the last hand-off: all of them would cost too much.
     skipped: Vec<(Skipped, Sample)>,
     now_ms: i64,
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(desk: &'a Desk, common: &'a Common) -> Self {
+    pub(super) fn new(desk: &'a Desk, common: &'a Common, sender: Sender) -> Self {
         let encoder = common.live.borrow().encoder.clone();
         let frame = Arc::default();
         Self {
@@ -86,9 +90,27 @@ impl<'a> Intake<'a> {
             frame,
             rows: Rows::default(),
             decoded: Decoded::default(),
+            sender,
+            counted: 0,
             skipped: Vec::new(),
             now_ms: now_ms(),
         }
+    }
+
+    /// What is taken from now on is another sender's.
+    pub(super) fn comes_from(&mut self, sender: Sender) {
+        if sender != self.sender {
+            self.count_sender();
+            self.sender = sender;
+        }
+    }
+
+    fn count_sender(&mut self) {
+        let rows = self.decoded.rows.saturating_sub(self.counted);
+        if rows > 0 {
+            self.common.senders.count(self.sender, rows);
+        }
+        self.counted = self.decoded.rows;
     }
 
     /// Decodes a frame; its rows are handed on when they are many.
@@ -219,6 +241,8 @@ impl<'a> Intake<'a> {
 
     /// Hands all rows so far to the collector, and waits until it has them.
     pub(super) async fn hand_off(&mut self) -> Result<(), Gone> {
+        self.count_sender();
+        self.counted = 0;
         let decoded = std::mem::take(&mut self.decoded);
         if decoded != Decoded::default() {
             self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);

@@ -16,7 +16,10 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::tls::Identity;
-use crate::core::endpoint::{Endpoint, SystemdDomain, Transport};
+use crate::core::{
+    endpoint::{Endpoint, SystemdDomain, Transport},
+    senders::Sender,
+};
 
 /// What the kernel may hold of datagrams that we have not read yet, in bytes; it may allow less.
 const UDP_RECEIVE_BYTES: usize = 4 << 20;
@@ -134,6 +137,14 @@ impl Bound {
     /// Whether it takes datagrams: of one that systemd passed, only the socket itself can tell.
     pub fn takes_datagrams(&self) -> bool {
         matches!(self, Bound::Udp(_))
+    }
+
+    /// Who we are on it, if it speaks TLS.
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Bound::Tls(_, identity) => Some(identity),
+            Bound::Tcp(_) | Bound::Unix(..) | Bound::Udp(_) => None,
+        }
     }
 
     /// Takes no more connections, for all who hold this socket.
@@ -335,6 +346,15 @@ pub(super) enum Peer {
     At(SocketAddr),
     /// A process on this host.
     Local,
+}
+
+impl From<Peer> for Sender {
+    fn from(peer: Peer) -> Self {
+        match peer {
+            Peer::At(address) => address.ip().into(),
+            Peer::Local => Sender::Unix,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -26,6 +26,7 @@ use crate::{
         endpoint::TlsFiles,
         greeting::{Foreign, Greeting, PROXY_BEFORE_TLS, greeting},
     },
+    expiry::{Expiry, Role},
     tls::{certificates, in_words, wrong},
 };
 
@@ -51,6 +52,8 @@ pub struct Identity {
 #[derive(Debug)]
 struct Current {
     config: Arc<ServerConfig>,
+    /// When its certificates end.
+    expiries: Vec<Expiry>,
     /// The files that it was read from.
     stamps: Vec<Stamp>,
     looked: Instant,
@@ -68,12 +71,18 @@ impl Identity {
     /// What is wrong with which file, by the name of its argument.
     pub fn read(files: &TlsFiles) -> Result<Self, String> {
         let stamps = stamps(files);
-        let current = Current { config: config(files)?, stamps, looked: Instant::now(), said: None };
+        let (config, expiries) = config(files)?;
+        let current = Current { config, expiries, stamps, looked: Instant::now(), said: None };
         Ok(Self { files: files.clone(), current: Mutex::new(current) })
     }
 
+    /// When the certificates end that senders meet, and those that theirs are signed with.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).expiries.clone()
+    }
+
     /// What the next sender meets: read anew if the files have changed and fit, else what was there before.
-    async fn config(self: &Arc<Self>, log: &Logger) -> Arc<ServerConfig> {
+    pub(super) async fn config(self: &Arc<Self>, log: &Logger) -> Arc<ServerConfig> {
         let (config, is_due) = {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             let is_due = current.looked.elapsed() >= LOOK_EVERY;
@@ -101,12 +110,12 @@ impl Identity {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
             None => {}
-            Some(Ok(config)) => {
+            Some(Ok((config, expiries))) => {
                 if current.stamps != stamps {
                     info!(log, "the certificate was read again: new connections get it";
                         "certKey" => self.files.cert_key.display().to_string());
                 }
-                *current = Current { config, stamps, looked: current.looked, said: None };
+                *current = Current { config, expiries, stamps, looked: current.looked, said: None };
             }
             Some(Err(why)) => {
                 if current.said.as_ref() != Some(&why) {
@@ -133,8 +142,9 @@ fn stamps(files: &TlsFiles) -> Vec<Stamp> {
         .collect()
 }
 
-fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
+fn config(files: &TlsFiles) -> Result<(Arc<ServerConfig>, Vec<Expiry>), String> {
     let TlsFiles { private_key, cert_key, ca_certs } = files;
+    let mut expiries = Vec::new();
     // Named here, so that nothing depends on what else in the process may have set as its default.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -143,7 +153,9 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let builder = match ca_certs {
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates("caCerts", path)? {
+            let certificates = certificates("caCerts", path)?;
+            expiries.extend(Expiry::of(Role::EndpointCa, path, &certificates));
+            for certificate in certificates {
                 roots.add(certificate).map_err(|error| wrong("caCerts", path, error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -153,6 +165,7 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
         None => builder.with_no_client_auth(),
     };
     let chain = certificates("certKey", cert_key)?;
+    expiries.extend(Expiry::of(Role::Endpoint, cert_key, &chain));
     let key = PrivateKeyDer::from_pem_file(private_key)
         .map_err(|error| wrong("privateKey", private_key, in_words(&error)))?;
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
@@ -164,7 +177,7 @@ fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     // A sender that only ever writes never reads a ticket. Closed with one unread, its socket resets the connection,
     // and what we had not read by then would be lost.
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), expiries))
 }
 
 /// Why a sender is turned away.

@@ -1,7 +1,7 @@
 //! Owns the table of figures: a new one is one entry here, and shows in `/metrics`, in `/stats`, on the page and, if it has
 //! a name there, among the daemon's own metrics. It never collects any.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,7 @@ use crate::core::{
     row::Skipped,
     verdict::Condition,
 };
+use crate::expiry::Expiry;
 
 /// What the names of all but the process's own figures begin with.
 const PREFIX: &str = "blueflood_forward_";
@@ -219,6 +220,21 @@ const TABLE: &[Figure] = &[
     figure("keystone_failures_total", "Attempts that came to no token.", |view| {
         view.keystone.as_ref().map(|keystone| keystone.failures as f64).into()
     }),
+    figure(
+        "tls_certificate_expiry_timestamp_seconds",
+        "When the first certificate ends of the files that settings name, by role; none where there is none.",
+        |view| {
+            let mut first = BTreeMap::new();
+            for Expiry { role, at, .. } in &view.expiries {
+                let known = first.entry(*role).or_insert(*at);
+                *known = (*known).min(*at);
+            }
+            Read::By(
+                "role",
+                first.into_iter().map(|(role, at)| (role.label().to_owned(), at as f64)).collect(),
+            )
+        },
+    ),
     // === The spool ===
     figure("spool_max_bytes", "The spool's cap.", |view| one(view.spool_bytes_max)),
     sent("spool.used_bytes", "spool_used_bytes", "Bytes of the spool in use.", |view| {
@@ -247,8 +263,11 @@ const TABLE: &[Figure] = &[
         "Series that Blueflood never takes, whose datapoints are tried by themselves.",
         |view| one(view.spool.series_apart.len() as u64),
     ),
+    sent("spool.dead_letters", "dead_letters", "Datapoints among the dead letters.", |view| {
+        one(view.spool.letters.count)
+    }),
     sent("spool.dead_letter_bytes", "dead_letters_bytes", "Bytes of the dead letters.", |view| {
-        one(view.spool.dead_letter_bytes)
+        one(view.spool.letters.bytes)
     }),
     figure("dead_letters_discarded_total", "Dead letters that made room for newer ones.", |view| {
         one(view.ledger.dead_letters_discarded)

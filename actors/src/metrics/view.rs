@@ -14,13 +14,18 @@ use crate::{
         datapoint::Reason,
         ledger::{Ledger, sum},
         row::Skipped,
+        senders::Senders,
         verdict::{Condition, Health, ill},
     },
+    expiry::Expiry,
     forwarder,
     keystone_auth::{self, State},
     listener, spool,
     supervisor::Vitals,
 };
+
+/// How many of those who send most are shown.
+const SENDERS_SHOWN: usize = 10;
 
 /// All figures at one instant.
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub struct View {
     pub(super) stopping: bool,
     pub(super) spool_bytes_max: u64,
     pub(super) taps: usize,
+    pub(super) senders: Senders,
+    pub(super) expiries: Vec<Expiry>,
     /// When these are the figures of, in milliseconds since 1970.
     pub(super) now_ms: u64,
     pub(super) place: Place,
@@ -203,7 +210,7 @@ impl View {
         if unaccounted != 0 {
             wrong.push(format!("{unaccounted} datapoints are unaccounted for, which is a bug"));
         }
-        if self.spool.audit_failures != 0 {
+        if self.spool.audit_ails(i64::try_from(self.now_ms).unwrap_or(i64::MAX)) {
             let times = self.spool.audit_failures;
             wrong.push(format!("the queue was not what the spool holds, {times} times, which is a bug"));
         }
@@ -312,6 +319,14 @@ impl View {
             "last_received": self.last_received_ms().map(|ms| ms / 1000),
             "taps": self.taps,
             "listeners": self.listeners.iter().map(Self::listener).collect::<Vec<_>>(),
+            "senders": {
+                "datapoints": self.senders.total(),
+                "top": self.senders.top(SENDERS_SHOWN).iter().map(|sent| json!({
+                    "from": sent.sender.to_string(),
+                    "at_least": sent.at_least,
+                    "at_most": sent.at_most,
+                })).collect::<Vec<_>>(),
+            },
             "forwarder": {
                 "url": self.place.url,
                 "tenant": self.place.tenant,
@@ -335,6 +350,11 @@ impl View {
                 "last_error": forwarder.last_error.as_ref().map(|(text, at)| json!({ "text": text, "time": time(*at) })),
                 "last_success": forwarder.last_success.map(time),
             },
+            "certificates": self.expiries.iter().map(|one| json!({
+                "role": one.role.label(),
+                "file": one.file.display().to_string(),
+                "expires": one.at,
+            })).collect::<Vec<_>>(),
             "keystone": self.keystone.as_ref().map(|keystone| json!({
                 "state": keystone.state.name(),
                 "expires_in_s": keystone.expires_in().map(|left| left.as_secs()),
@@ -354,7 +374,9 @@ impl View {
                 "waits": self.spool.waits,
                 "series_apart": self.spool.series_apart,
                 "audit_failures": self.spool.audit_failures,
-                "dead_letter_bytes": self.spool.dead_letter_bytes,
+                "audit_failed": self.spool.audit_failed_ms.map(|ms| ms / 1000),
+                "dead_letters": self.spool.letters.count,
+                "dead_letter_bytes": self.spool.letters.bytes,
                 "dead_letters_discarded": self.ledger.dead_letters_discarded,
             },
             "actors": self.actors.iter().map(|actor| {

@@ -28,7 +28,10 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use self::{open::Place, store::Sync};
+use self::{
+    open::Place,
+    store::{Letters, Sync},
+};
 use crate::core::{
     chunk::{Chunk, Encoding},
     confirm::{Given, GroupId},
@@ -166,8 +169,8 @@ pub struct Status {
     pub used_bytes: u64,
     /// When its oldest row came, in milliseconds since 1970.
     pub oldest_ms: Option<i64>,
-    /// Bytes of rows and messages in the dead letters.
-    pub dead_letter_bytes: u64,
+    /// The dead letters.
+    pub letters: Letters,
     /// Why it takes nothing now: a full disk, or the cap with `--spool_full block`.
     pub blocked: Option<String>,
     /// The cap in effect: lower than the policy's while the disk is full.
@@ -186,10 +189,24 @@ pub struct Status {
     pub series_apart: Vec<String>,
     /// How often the index of what waits was not what the file holds: anything but 0 is a bug.
     pub audit_failures: u64,
+    /// When that was last so, in milliseconds since 1970.
+    pub audit_failed_ms: Option<i64>,
     /// How old datapoints were when Blueflood had answered for them.
     pub delays: Histogram,
     /// The last row that Blueflood refused, by reason.
     pub refused: BTreeMap<String, Refused>,
+}
+
+/// For so long an index that was wrong, and was made anew, makes the daemon ill.
+const AUDIT_AILS_FOR: Duration = Duration::from_secs(3_600);
+
+impl Status {
+    /// Whether the index of what waits was wrong of late. It is right again at once: one failure must not be said for
+    /// ever.
+    pub fn audit_ails(&self, now_ms: i64) -> bool {
+        let for_ms = i64::try_from(AUDIT_AILS_FOR.as_millis()).unwrap_or(i64::MAX);
+        self.audit_failed_ms.is_some_and(|at| now_ms.saturating_sub(at) < for_ms)
+    }
 }
 
 /// A row that Blueflood refused, as it may be shown.
@@ -225,7 +242,7 @@ impl Default for Status {
         Self {
             used_bytes: 0,
             oldest_ms: None,
-            dead_letter_bytes: 0,
+            letters: Letters::default(),
             blocked: None,
             bytes_cap: 0,
             disk_full: None,
@@ -235,6 +252,7 @@ impl Default for Status {
             waits: false,
             series_apart: Vec::new(),
             audit_failures: 0,
+            audit_failed_ms: None,
             delays: delays(),
             refused: BTreeMap::new(),
         }

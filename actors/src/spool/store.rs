@@ -134,6 +134,27 @@ pub struct Answered {
     pub looks: u32,
 }
 
+/// How many dead letters there are, and how large they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Letters {
+    /// How many.
+    pub count: u64,
+    /// Bytes of their rows and messages.
+    pub bytes: u64,
+}
+
+impl Letters {
+    /// One more, of so many bytes.
+    pub fn add(&mut self, bytes: u64) {
+        *self = Self { count: self.count.saturating_add(1), bytes: self.bytes.saturating_add(bytes) };
+    }
+
+    /// One less.
+    pub fn take(&mut self, bytes: u64) {
+        *self = Self { count: self.count.saturating_sub(1), bytes: self.bytes.saturating_sub(bytes) };
+    }
+}
+
 /// A chunk as it came from the file.
 pub enum Loaded {
     /// As it was stored.
@@ -321,7 +342,7 @@ impl Store {
             return Err(damage("its ledger does not add up"));
         }
         self.oldest_ms()?;
-        self.dead_letter_bytes()?;
+        self.letters()?;
         if self.last_id()? > ID_MAX {
             return Err(damage("it has no numbers left for chunks"));
         }
@@ -670,13 +691,17 @@ impl Store {
         statement.query_map([RECENT_MAX], letter)?.collect()
     }
 
-    /// Bytes of all dead letters.
+    /// The dead letters. All of them are counted: not to be asked for each request.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn dead_letter_bytes(&self) -> Result<u64> {
-        let sql = "SELECT coalesce(sum(length(row) + length(message)), 0) FROM dead_letter";
-        self.db.query_row(sql, [], |row| row.get::<_, i64>(0)).map(|n| u64::try_from(n).unwrap_or(0))
+    pub fn letters(&self) -> Result<Letters> {
+        let sql =
+            "SELECT count(*), coalesce(sum(octet_length(row) + octet_length(message)), 0) FROM dead_letter";
+        let unsigned = |n: i64| u64::try_from(n).unwrap_or(0);
+        self.db.query_row(sql, [], |row| {
+            Ok(Letters { count: unsigned(row.get(0)?), bytes: unsigned(row.get(1)?) })
+        })
     }
 
     /// Removes the oldest dead letter; its bytes. It is counted by the caller.
@@ -686,7 +711,7 @@ impl Store {
     pub fn discard_oldest_dead_letter(&self) -> Result<Option<u64>> {
         let mut statement = self.db.prepare_cached(
             "DELETE FROM dead_letter WHERE id = (SELECT min(id) FROM dead_letter)
-             RETURNING length(row) + length(message)",
+             RETURNING octet_length(row) + octet_length(message)",
         )?;
         let bytes: Option<i64> = statement.query_row([], |row| row.get(0)).optional()?;
         Ok(bytes.map(|n| u64::try_from(n).unwrap_or(0)))

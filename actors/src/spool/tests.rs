@@ -297,6 +297,9 @@ impl Model {
         }
         assert_eq!(on_disk.refused, ledger.refused);
         assert_eq!(world.dead_letters(), self.dead_letters);
+        world.expect("its dead letters are counted", || {
+            world.spool().status().letters.count == self.dead_letters.len() as u64
+        });
         let mut ids: Vec<_> = world.metas().iter().map(|meta| (meta.id, meta.rows)).collect();
         ids.sort_unstable();
         let expected: Vec<_> = self.chunks.iter().map(|(&id, rows)| (id, rows.count)).collect();

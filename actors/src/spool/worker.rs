@@ -30,7 +30,7 @@ use super::{
     Status, WhenFull,
     open::{self, Amiss, Known, Opened, Place},
     reserve::{FullDisk, Reserve},
-    store::{self, LaneNumber, Loaded, Store},
+    store::{self, LaneNumber, Letters, Loaded, Store},
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
@@ -93,7 +93,7 @@ pub(super) struct Worker {
     /// What the file has of the counts that do not come with a chunk.
     written: Ledger,
     status: Arc<Mutex<Status>>,
-    dead_letter_bytes: u64,
+    letters: Letters,
     /// Batches that wait for room.
     waiting: VecDeque<(Arc<Batch>, Reply<bool>)>,
     /// Since when they wait for room in memory.
@@ -125,6 +125,7 @@ pub(super) struct Worker {
     due_since: Option<Instant>,
     audit_at: Instant,
     audit_failures: u64,
+    audit_failed_ms: Option<i64>,
     /// The highest number that a chunk has.
     last_id: ChunkId,
     /// What was settled out of memory, and is not yet counted in the file.
@@ -189,7 +190,8 @@ struct After {
     /// Chunks that were held, and are in the file now.
     written_chunks: Vec<ChunkId>,
     written: Option<Ledger>,
-    dead_letter_bytes: i64,
+    /// The dead letters, if they are others now.
+    letters: Option<Letters>,
     /// Rows that Blueflood stored, and when they came.
     delivered: Vec<(i64, u64)>,
     refused: BTreeMap<String, Refused>,
@@ -226,7 +228,7 @@ impl Worker {
             ledger,
             written: Ledger::default(),
             status,
-            dead_letter_bytes: 0,
+            letters: Letters::default(),
             waiting: VecDeque::new(),
             crowded_since: None,
             blocked: None,
@@ -248,6 +250,7 @@ impl Worker {
             due_since: None,
             audit_at: Instant::now() + AUDIT_EVERY,
             audit_failures: 0,
+            audit_failed_ms: None,
             last_id: 0,
             unwritten: Tally::default(),
             last_call: false,
@@ -278,7 +281,7 @@ impl Worker {
 
     /// Reads what the file counts.
     fn read_counts(&mut self) {
-        self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(0);
+        self.letters = self.store.letters().unwrap_or_default();
         self.written = self.store.ledger().unwrap_or_default();
         self.last_id = self.last_id.max(self.store.last_id().unwrap_or(0));
     }
@@ -478,7 +481,7 @@ impl Worker {
             self.lanes.first_is_written = true;
             self.unwritten = Tally::default();
         }
-        self.dead_letter_bytes = self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes);
+        self.letters = after.letters.unwrap_or(self.letters);
         let now = now_ms();
         for (received_ms, rows) in after.delivered {
             self.delays.observe(now.saturating_sub(received_ms).max(0) as f64 / 1000.0, rows);
@@ -534,7 +537,7 @@ impl Worker {
         *status = Status {
             used_bytes: used_bytes.saturating_add(self.fresh.held_bytes() as u64),
             oldest_ms: oldest_ms.or(self.fresh.held().next().map(|kept| kept.received_ms)),
-            dead_letter_bytes: self.dead_letter_bytes,
+            letters: self.letters,
             blocked: self.blocked.clone(),
             bytes_cap,
             disk_full: self.full.map(|_| self.dropped_for_disk),
@@ -544,6 +547,7 @@ impl Worker {
             waits: waiting.any,
             series_apart: self.queue.series_apart().map(|name| printable(name, SERIES_BYTES_SHOWN)).collect(),
             audit_failures: self.audit_failures,
+            audit_failed_ms: self.audit_failed_ms,
             delays: self.delays.clone(),
             refused: self.refused.clone(),
         };

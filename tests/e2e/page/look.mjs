@@ -1,5 +1,6 @@
 // Looks at the page of the stats port in a real browser, and prints what it saw as one line of JSON per question.
 // Usage: node look.mjs URL FOLDER. It is driven by lines on standard input, so that the test decides when to look.
+import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
 
@@ -20,12 +21,24 @@ async function open(width, colorScheme) {
   return page;
 }
 
+// Waits until a page has been told twice more.
+async function told(page) {
+  const now = await page.evaluate(() => Number(document.body.dataset.updates ?? 0));
+  await page.waitForFunction((now) => Number(document.body.dataset.updates ?? 0) >= now + 2, now);
+}
+
+// What axe-core finds on a page.
+async function barriers(page) {
+  await page.evaluate(await readFile(`${folder}/node_modules/axe-core/axe.min.js`, "utf8"));
+  const { violations } = await page.evaluate(() => axe.run());
+  return violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
+}
+
 const page = await open(1200, "light");
 const answers = {
-  // The text of an element, once the page has been told twice more.
+  // The text of an element, once the page knows what is so now.
   text: async (id) => {
-    const now = await page.evaluate(() => Number(document.body.dataset.updates ?? 0));
-    await page.waitForFunction((now) => Number(document.body.dataset.updates ?? 0) >= now + 2, now);
+    await told(page);
     return page.textContent(`#${id}`);
   },
   // Waits until an element's text contains something.
@@ -46,10 +59,31 @@ const answers = {
   shoot: async () => {
     await page.screenshot({ path: `${folder}/page-wide.png`, fullPage: true });
     const phone = await open(390, "dark");
-    await phone.waitForFunction(() => Number(document.body.dataset.updates ?? 0) >= 2);
+    await told(phone);
     const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     await phone.screenshot({ path: `${folder}/page-phone.png`, fullPage: true });
     return overflow <= 0;
+  },
+  // What axe-core finds that keeps somebody out, by light and in the dark, on a desk and a phone, with all that is folded
+  // away unfolded too.
+  barriers: async () => {
+    const found = [];
+    for (const [width, colorScheme] of [[1200, "light"], [1200, "dark"], [390, "light"]]) {
+      const looked = await open(width, colorScheme);
+      await told(looked);
+      found.push(...await barriers(looked));
+      await looked.evaluate(() => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+      await told(looked);
+      found.push(...await barriers(looked));
+      await looked.context().close();
+    }
+    return found;
+  },
+  // The same of the page as it stands, of a daemon that is gone.
+  "barriers-gone": async () => {
+    const light = await barriers(page);
+    await page.emulateMedia({ colorScheme: "dark" });
+    return [...light, ...await barriers(page)];
   },
   errors: () => errors,
 };

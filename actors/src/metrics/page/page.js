@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const HISTORY_SECONDS = 900;
+const EXPIRES_SOON = 14 * 86400;
 const svgNS = "http://www.w3.org/2000/svg";
 
 // === Words ===
@@ -228,7 +229,7 @@ function showSpool(view, now) {
   say("gauge-words", `${bytes(s.used_bytes)} of ${bytes(s.bytes_max)}${until}`);
   const rows = [
     ["oldest datapoint", s.oldest_time ? ago(s.oldest_time, now) : "none: nothing waits", "How long the oldest datapoint has been waiting."],
-    ["dead letters", bytes(s.dead_letter_bytes), "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
+    ["dead letters", s.dead_letters ? `${number(s.dead_letters)} (${bytes(s.dead_letter_bytes)})` : "none", "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
   ];
   if (s.blocked) rows.unshift(["takes nothing", s.blocked, "", "bad"]);
   if (s.disk_full) rows.unshift(["disk", s.disk_full === true ? "full" : String(s.disk_full), "", "bad"]);
@@ -295,6 +296,24 @@ function showListeners(view, now) {
   if (!before || span >= 20) before = view;
 }
 
+// The daemon remembers so many senders, and of others how much they sent at least and at most.
+function showSenders(view) {
+  const { datapoints, top } = view.senders;
+  $("senders-part").hidden = top.length === 0;
+  const names = ["from", "datapoints", "share"];
+  const rows = top.map((one) => {
+    const about = one.at_least === one.at_most ? "" : "about ";
+    const share = datapoints ? Math.round((100 * one.at_least) / datapoints) : 0;
+    return [one.from, about + number(one.at_least), `${about}${share} %`];
+  });
+  if (rows.length) say("sends-most", `${rows[0][0]} (${rows[0][2]})`);
+  $("senders").replaceChildren(...rows.map((cells) => {
+    const row = document.createElement("tr");
+    row.append(...cells.map((text, i) => element("td", text, { "data-name": names[i] })));
+    return row;
+  }));
+}
+
 function showRest(view, now) {
   const f = view.forwarder;
   fill($("forwarder"), [
@@ -312,6 +331,12 @@ function showRest(view, now) {
     ["state", k.state], ["token", k.expires_in_s === null ? "none" : `expires in ${duration(k.expires_in_s)}`],
     ["renewals", number(k.renewals)], ["failures", number(k.failures)], ["last error", k.last_error ?? "none"],
   ]);
+  $("certificates-section").hidden = view.certificates.length === 0;
+  fill($("certificates"), view.certificates.map((one) => {
+    const left = one.expires - now;
+    const text = left > 0 ? `expires in ${duration(left)}` : `has expired ${duration(-left)} ago`;
+    return [`${one.role}: ${one.file}`, text, "", left < EXPIRES_SOON ? "bad" : ""];
+  }));
   fill($("actors"), Object.entries(view.actors).map(([name, a]) =>
     [name, `${a.answers ? "answers" : "does not answer"}, ${count(a.restarts, "restart")}`, "", a.answers ? "" : "bad"]));
   if ($("figures").parentElement.open) {
@@ -357,6 +382,7 @@ function show(view) {
   showStrip(now);
   showDelays(view);
   showListeners(view, now);
+  showSenders(view);
   showRest(view, now);
   document.body.dataset.updates = String(Number(document.body.dataset.updates ?? 0) + 1);
 }
@@ -366,12 +392,13 @@ function show(view) {
 function offerHelp() {
   const box = element("div", "", { id: "help", role: "tooltip" });
   box.hidden = true;
-  document.body.append(box);
+  document.querySelector("main").append(box);
   const reveal = (event) => {
     const target = event.target.closest?.("[data-help]");
     if (!target) return;
     box.textContent = target.dataset.help;
     box.hidden = false;
+    target.setAttribute("aria-describedby", box.id);
     const place = target.getBoundingClientRect();
     box.style.left = `${Math.max(8, Math.min(place.left, innerWidth - box.offsetWidth - 8))}px`;
     const below = place.bottom + 6;

@@ -81,6 +81,7 @@ impl World {
         assert!(settled, "{what}: {:#?}", self.said());
         let read = self.read_all().len() as u64;
         self.ledger_on_disk();
+        assert_eq!(self.spool().status().letters.count, self.dead_letters().len() as u64, "{what}");
         self.close();
         self.said.lock().unwrap().clear();
         self.open();

@@ -103,5 +103,25 @@ fn an_index_that_is_made_anew_leases_everything_again_and_says_why() {
     assert_eq!(world.lease(1, 100).payloads.len(), 1);
     drop(lost);
     assert!(world.said().contains(&Notice::AuditFailed("a test asked for it".into())));
-    assert_eq!(world.spool().status().audit_failures, 1);
+    world.expect("shown", || world.spool().status().audit_failures == 1);
+}
+
+#[test]
+fn an_index_that_was_wrong_makes_the_daemon_ill_for_an_hour_and_stays_counted() {
+    let world = World::new(|_| {});
+    assert!(!world.spool().status().audit_ails(now_ms()));
+    wait(world.spool().reindex("a test asked for it".into())).unwrap();
+    world.expect("shown", || world.spool().status().audit_failures == 1);
+    let status = world.spool().status();
+    let at = status.audit_failed_ms.unwrap();
+    assert!((now_ms() - 60_000..=now_ms()).contains(&at), "{at}");
+    assert!(status.audit_ails(at) && status.audit_ails(at + 3_599_999));
+    assert!(!status.audit_ails(at + 3_600_000));
+    // A clock that goes back makes nothing of it.
+    assert!(status.audit_ails(at - 1));
+    wait(world.spool().reindex("and again".into())).unwrap();
+    world.expect("the last counts", || {
+        let status = world.spool().status();
+        status.audit_failures == 2 && status.audit_failed_ms >= Some(at)
+    });
 }

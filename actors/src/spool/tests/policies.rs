@@ -143,10 +143,38 @@ fn dead_letters_are_bounded_the_oldest_go_first_and_are_counted() {
     assert_eq!(ledger.refused["unnamed"], 200);
     assert_eq!(ledger.dead_letters_discarded, 200 - letters.len() as u64);
     assert!((50..200).contains(&letters.len()), "{}", letters.len());
-    world.expect("shown", || (5_000..=10_000).contains(&world.spool().status().dead_letter_bytes));
+    world.expect("shown", || {
+        let shown = world.spool().status().letters;
+        shown.count == letters.len() as u64 && (5_000..=10_000).contains(&shown.bytes)
+    });
+    let shown = world.spool().status().letters;
     world.crash();
     world.open();
     assert_eq!(world.ledger(), ledger);
+    world.expect("shown again", || world.spool().status().letters == shown);
+}
+
+#[test]
+fn dead_letters_are_counted_whoever_takes_some_away() {
+    let mut world = World::new(|_| {});
+    let count = |world: &World, n: u64| {
+        world.expect(&format!("{n} are shown"), || world.spool().status().letters.count == n);
+    };
+    for _ in 0..2 {
+        let meta = world.append("bad", 6);
+        world.settle(&[meta.id], refused("für immer"));
+    }
+    count(&world, 12);
+    world.beside().execute("DELETE FROM dead_letter WHERE row LIKE '%bad.2%'", []).unwrap();
+    count(&world, 10);
+    world.beside().execute("UPDATE dead_letter SET replay = 1 WHERE row LIKE '%bad.4%'", []).unwrap();
+    count(&world, 8);
+    let shown = world.spool().status().letters;
+    world.close();
+    world.open();
+    world.expect("the same after a start", || world.spool().status().letters == shown);
+    world.beside().execute("DELETE FROM dead_letter", []).unwrap();
+    world.expect("none", || world.spool().status().letters == Letters::default());
 }
 
 #[test]

@@ -318,9 +318,12 @@ impl Worker {
         after.tally.add(Where::Spooled, Where::Delivered, delivered);
         after.delivered.push((received_ms, delivered));
         after.passed.extend(series.clone().filter(|_| delivered > 0));
-        let bytes: usize =
-            refused.iter().map(|letter| letter.row.len().saturating_add(letter.message.len())).sum();
-        after.dead_letter_bytes = after.dead_letter_bytes.saturating_add_unsigned(bytes as u64);
+        if !refused.is_empty() {
+            let letters = after.letters.get_or_insert(self.letters);
+            refused
+                .iter()
+                .for_each(|letter| letters.add(letter.row.len().saturating_add(letter.message.len()) as u64));
+        }
         self.bound_dead_letters(after)?;
         if unmatched > 0 {
             after.notices.push(Notice::Unattributed { errors: unmatched });
@@ -353,9 +356,11 @@ impl Worker {
     fn bound_dead_letters(&self, after: &mut After) -> rusqlite::Result<()> {
         // In the same file as the chunks, they must not leave too little room for these.
         let bytes_max = self.options.policy.dead_letter_bytes_max.min(self.options.policy.bytes_max / 4);
-        while self.dead_letter_bytes.saturating_add_signed(after.dead_letter_bytes) > bytes_max {
+        let mut letters = after.letters.unwrap_or(self.letters);
+        while letters.bytes > bytes_max {
             let Some(bytes) = self.store.discard_oldest_dead_letter()? else { break };
-            after.dead_letter_bytes = after.dead_letter_bytes.saturating_sub_unsigned(bytes);
+            letters.take(bytes);
+            after.letters = Some(letters);
             after.tally.dead_letters_discarded = after.tally.dead_letters_discarded.saturating_add(1);
         }
         Ok(())

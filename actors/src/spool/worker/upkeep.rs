@@ -16,7 +16,7 @@ impl Worker {
         let data_version = self.store.data_version().ok();
         if data_version != self.data_version && self.write(Self::replay).is_ok() {
             self.data_version = data_version;
-            self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
+            self.letters = self.store.letters().unwrap_or(self.letters);
         }
         self.say_dropped_if_due();
         self.look_for_room_on_disk();
@@ -78,6 +78,7 @@ impl Worker {
     /// Makes the index anew.
     pub(super) fn reindex(&mut self, why: String) {
         self.audit_failures = self.audit_failures.saturating_add(1);
+        self.audit_failed_ms = Some(now_ms());
         self.queue.forget(self.last_id);
         self.index_acknowledged();
         self.due_since = None;

@@ -154,7 +154,7 @@ impl Worker {
         self.all_held_waits();
         self.acknowledged.replace(self.store.acknowledged().unwrap_or_default());
         self.last_id = self.last_id.max(self.store.last_id().unwrap_or(0));
-        self.dead_letter_bytes = self.store.dead_letter_bytes().unwrap_or(self.dead_letter_bytes);
+        self.letters = self.store.letters().unwrap_or(self.letters);
         self.fresh.renumber(Instant::now(), &mut self.last_id);
         self.queue.forget(self.last_id);
         self.changed = true;
