@@ -12,7 +12,7 @@ use crate::settings::{Refused, Settings, Surroundings};
 use crate::{commands, daemon, settings};
 
 /// The exit code for a usage or a setting that is wrong.
-const EXIT_USAGE: u8 = 2;
+pub const EXIT_USAGE: u8 = 2;
 
 const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, losing nothing.";
 

@@ -1,7 +1,6 @@
 //! Owns `blueflood-forward check --connect`: whether Keystone and Blueflood can be reached with these settings, and what
 //! to change if not. It sends a datapoint only when it is told to.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,19 +35,32 @@ const READ_PAUSE: Duration = Duration::from_millis(500);
 /// The name of the datapoint that `--send` sends, behind the prefix.
 const NAME: &[u8] = b"blueflood-forward.check";
 
-/// Tries each of them in the order in which the daemon needs them.
-pub fn run(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> ExitCode {
-    if System::new().block_on(all(settings, tls, send)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// Tries each of them in the order in which the daemon needs them. What is proven then, and what is not; nothing if one
+/// of them failed, which was said.
+pub fn run(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> Option<String> {
+    System::new().block_on(all(settings, tls, send))
 }
 
-async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> bool {
+async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> Option<String> {
     let (token, granted) = keystone(settings, tls.clone()).await;
     let target = daemon::target(settings, tls);
     if !blueflood(settings, &target).await || !granted {
-        return false;
+        return None;
     }
-    let Some(query) = read_back(settings, &target, token.clone()).await else { return false };
-    !send || datapoint(settings, &target, token.as_deref(), query.as_ref()).await
+    let query = read_back(settings, &target, token.clone()).await?;
+    let tenant = &settings.tenant;
+    if !send {
+        return Some(format!(
+            "Blueflood was reached; not proven: that it takes datapoints of tenant {tenant}, for none was sent (add --send)"
+        ));
+    }
+    let is_taken = datapoint(settings, &target, token.as_deref(), query.as_ref()).await;
+    is_taken.then(|| match query {
+        Some(_) => format!("Blueflood stored a datapoint of tenant {tenant}"),
+        None => format!(
+            "Blueflood took a datapoint of tenant {tenant}; not proven: that it is stored, for it was not read back"
+        ),
+    })
 }
 
 /// Whether what Blueflood takes can be read back, which it says. The query side, if there is one; nothing if there should

@@ -5,6 +5,7 @@ pub mod check;
 pub mod connect;
 pub mod dead_letters;
 pub mod generate;
+mod host;
 pub mod port;
 pub mod send;
 pub mod sink;

@@ -159,12 +159,34 @@ fn a_spool_that_is_not_there_is_said() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/spool.db: there is no spool"));
 }
 
+/// A check that needs no port which another may have.
+const CHECK: [&str; 7] = ["check", "--connect", "--endpoint", "tcp:0", "--stats=", "--tenant", TENANT];
+
+#[test]
+fn a_check_beside_the_daemon_of_the_same_settings_is_no_error() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let stats = url.trim_start_matches("http://").trim_end_matches("/stats");
+    let endpoint = format!("tcp:{}:interface=127.0.0.1", daemon.port("tcp"));
+    let spool = world.spool();
+    let check = ["check", "--endpoint", &endpoint, "--spool", spool.to_str().unwrap()];
+    let said = says(&[&check[..], &["--stats", stats]].concat());
+    assert!(said.contains("is in use, by the daemon that runs here"), "{said}");
+    let said = says(&[&check[..], &["--stats="]].concat());
+    assert!(said.contains("is in use, by a running daemon perhaps"), "{said}");
+}
+
 #[test]
 fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
     let world = World::new();
     let url = world.blueflood.url();
-    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", "off", "--connect"];
-    assert!(says(&check).contains("Blueflood  answers"));
+    let check = [&CHECK[..], &["--blueflood", &url, "--query", "off"]].concat();
+    let said = says(&check);
+    assert!(
+        said.contains("Blueflood  answers") && said.contains("not proven: that it takes datapoints"),
+        "{said}"
+    );
     assert!(world.stored().is_empty());
     assert!(says(&[&check[..], &["--send", "-p", "site"]].concat()).contains("stored a datapoint"));
     assert_eq!(world.stored()["site.blueflood-forward.check"], 1.0);
@@ -179,7 +201,7 @@ fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
 fn a_check_reads_back_what_it_sends_where_there_is_a_query_side() {
     let world = World::new();
     let url = world.blueflood.url();
-    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", &url, "--connect"];
+    let check = [&CHECK[..], &["--blueflood", &url, "--query", &url]].concat();
     assert!(says(&check).contains("Read back  works"));
     assert!(says(&[&check[..], &["--send"]].concat()).contains("and it was read back"));
 
