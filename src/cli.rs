@@ -17,16 +17,22 @@ pub const EXIT_USAGE: u8 = 2;
 const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, losing nothing.";
 
 const AFTER_HELP: &str = "\
-Every option is a key in the file too, and an environment variable: --log_level is
-BLUEFLOOD_FORWARD_LOG_LEVEL. The command line wins over the environment, that over the file.
-Options may be written with dashes or underscores, and shortened as long as they stay unique.
-A time is seconds (0.5) or 500ms, 10min, 2d; a size is bytes or 64KiB, 10MiB, 1GiB.
+These are the options that nearly everybody sets: --help shows all of them, and examples. `blueflood-forward COMMAND -h` \
+shows those of a command.";
+
+/// A line of an example is no longer than a terminal of 80 columns: it would be broken, and could not be pasted.
+const AFTER_LONG_HELP: &str = "\
+Every option is a key in the file too, and an environment variable: --log_level is BLUEFLOOD_FORWARD_LOG_LEVEL. What \
+counts is, in this order: the command line, the environment, the file, the default.
+
+Options may be written with dashes or underscores, and shortened as long as they stay unique. They may stand before a \
+command. A time is seconds (0.5) or 500ms, 10min, 2d; a size is bytes or 64KiB, 10MiB, 1GiB.
 
 Examples:
-  Take what carbon-relay sends, deliver it to a Blueflood on this host:
+  Take what Graphite's senders send, deliver it to a Blueflood on this host:
     blueflood-forward --tenant acme
-  Take lines over TCP and UDP, pickles besides, and put a prefix before all names:
-    blueflood-forward -e tcp:2003:protocol=line -e udp:2003 -e tcp:2004 --metric_prefix site1
+  Listen over TCP and UDP, and put a prefix before all names:
+    blueflood-forward -t acme -e tcp:2003 -e tcp:2004 -e udp:2003 -p site1
   Run with the original's configuration file, and see first what it comes to:
     blueflood-forward check --config example.conf
     blueflood-forward --config example.conf";
@@ -37,6 +43,7 @@ pub fn command() -> Command {
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(AFTER_HELP)
+        .after_long_help(AFTER_LONG_HELP)
         .args(settings::arguments())
         .subcommand(commands::check::command())
         .subcommand(commands::status::command())
@@ -49,7 +56,6 @@ pub fn command() -> Command {
         .infer_long_args(true)
         .args_override_self(true)
         .args_conflicts_with_subcommands(true)
-        .max_term_width(100)
 }
 
 /// Does what `arguments` ask for; the first of them is the program's own name.
@@ -76,14 +82,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     }
 }
 
-/// The same arguments with the command before the options: `$BF check` works, though `BF` has options in it. The daemon takes
-/// nothing but options, each with a value.
+/// The same arguments with the command before the options: `$BF spool info` works, though `BF` has options in it. The daemon
+/// takes nothing but options, each with a value.
 fn command_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let mut at = 1;
     while let Some(text) = arguments.get(at).and_then(|argument| argument.to_str()) {
-        if command().get_subcommands().any(|known| known.get_name() == text) {
-            let name = arguments.remove(at);
-            arguments.insert(1, name);
+        if let Some(known) = command().find_subcommand(text) {
+            let second = arguments.get(at.saturating_add(1)).and_then(|argument| argument.to_str());
+            let words = if second.is_some_and(|text| known.find_subcommand(text).is_some()) { 2 } else { 1 };
+            if let Some(moved) = arguments.get_mut(1..at.saturating_add(words)) {
+                moved.rotate_right(words);
+            }
             break;
         }
         if !text.starts_with('-') || text == "--" {
@@ -142,6 +151,8 @@ mod tests {
             ("bf -t acme check --quiet", "bf check -t acme --quiet"),
             ("bf --tenant=acme -tacme status", "bf status --tenant=acme -tacme"),
             ("bf spool info -t acme", "bf spool info -t acme"),
+            ("bf --spool x -t acme spool info --config y", "bf spool info --spool x -t acme --config y"),
+            ("bf --spool x spool", "bf spool --spool x"),
             // What is a value is no command.
             ("bf -t check", "bf -t check"),
             ("bf -t check check", "bf check -t check"),

@@ -52,8 +52,8 @@ pub fn command() -> Command {
             ),
         )
         .after_help(
-            "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay begins within a second if the daemon runs,\n\
-             else when it starts. What Blueflood refuses again comes back here.",
+            "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay \
+             begins within a second if the daemon runs, else when it starts. What Blueflood refuses again comes back here.",
         )
 }
 

@@ -42,7 +42,7 @@ pub fn command() -> Command {
                 .args(arguments()),
         )
         .after_help(
-            "All but compact work beside a running daemon, only read, and read a spool of an older version too.\n\
+            "All but compact work beside a running daemon, only read, and read a spool of an older version too. \
              They need root or the daemon's user: nobody else may read a spool.",
         )
 }

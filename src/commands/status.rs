@@ -45,7 +45,7 @@ pub fn command() -> Command {
         )
         .args(settings::arguments_for(&["stats", "config"]))
         .after_help(
-            "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change\n\
+            "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change \
              mends it), 1 no daemon answers, 2 wrong arguments.",
         )
 }

@@ -75,8 +75,57 @@ fn help_teaches_and_version_tells() {
     {
         assert!(help.stdout.contains(text), "{text}");
     }
+    let short = run(&[], &["-h"]).stdout;
+    assert!(
+        short.lines().count() < 55 && short.contains("--tenant") && short.contains("dead-letters"),
+        "{short}"
+    );
+    assert!(!short.contains("--spool_hold") && help.stdout.contains("--spool_hold"));
     let version = run(&[], &["--version"]);
     assert_eq!(version.stdout, format!("blueflood-forward {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// All commands, and those within them.
+const COMMANDS: [&[&str]; 16] = [
+    &[],
+    &["check"],
+    &["status"],
+    &["tap"],
+    &["spool"],
+    &["spool", "info"],
+    &["spool", "export"],
+    &["spool", "verify"],
+    &["spool", "compact"],
+    &["dead-letters"],
+    &["dead-letters", "list"],
+    &["dead-letters", "export"],
+    &["dead-letters", "replay"],
+    &["dead-letters", "purge"],
+    &["send"],
+    &["sink"],
+];
+
+#[test]
+fn help_fits_the_terminal_and_its_examples_can_be_pasted() {
+    // What a shell would be given, whole, however wide the help may be.
+    let examples = |text: &str| -> Vec<String> {
+        let is_example = |line: &&str| {
+            ["blueflood-forward ", "curl ", "echo "].iter().any(|word| line.trim_start().starts_with(word))
+                && line.starts_with("  ")
+        };
+        text.lines().filter(is_example).map(|line| line.trim().to_owned()).collect()
+    };
+    for command in COMMANDS {
+        let help = |columns: &str| run(&[("COLUMNS", columns)], &[command, &["--help"]].concat()).stdout;
+        let (narrow, wide) = (help("80"), help("500"));
+        for line in narrow.lines().filter(|line| line.contains(' ')) {
+            let is_one_word = line.split_whitespace().count() == 1;
+            assert!(line.chars().count() <= 80 || is_one_word, "{command:?}: {line}");
+        }
+        assert_eq!(examples(&narrow), examples(&wide), "{command:?}");
+    }
+    assert_eq!(examples(&run(&[("COLUMNS", "80")], &["--help"]).stdout).len(), 5);
+    assert!(run(&[("COLUMNS", "200")], &["--help"]).stdout.lines().any(|line| line.len() > 150));
 }
 
 #[test]
@@ -215,9 +264,15 @@ fn a_system_without_roots_is_warned_of_only_where_they_are_needed() {
 
 #[test]
 fn wrong_usage_ends_with_two() {
-    for arguments in
-        [&["--metrik_prefix", "a"][..], &["--ttl"], &["extra"], &["-t", "a", "extra"], &["--log", "x"]]
-    {
+    for arguments in [
+        &["--metrik_prefix", "a"][..],
+        &["--ttl"],
+        &["extra"],
+        &["-t", "a", "extra"],
+        &["--log", "x"],
+        &["send", "a", "x"],
+        &["send", "--to", "udp:127.0.0.1:1", "--protocol", "pickle", "a", "1"],
+    ] {
         let refused = run(&[], arguments);
         assert_eq!(refused.code, Some(2), "{arguments:?}");
         refused.says("error: ");
@@ -232,6 +287,9 @@ fn options_may_stand_before_a_command() {
     for (key, value) in [("tenant", "acme"), ("ttl", "60 s"), ("interval", "5 s")] {
         assert_eq!(check.setting(key), (value, "command line"));
     }
+    let spool = run(&[], &["--spool", "/nosuch/spool.db", "spool", "info"]);
+    assert_eq!(spool.code, Some(1));
+    spool.says("/nosuch/spool.db: there is no spool");
     // A command takes what another needs, and does not show it.
     let status = run(&[], &["-t", "acme", "status", "--stats", "127.0.0.1:1"]);
     assert_eq!(status.code, Some(1), "{}", status.stderr);
