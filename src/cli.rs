@@ -42,6 +42,7 @@ pub fn command() -> Command {
     Command::new("blueflood-forward")
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
+        .long_version(concat!(env!("CARGO_PKG_VERSION"), env!("MADE_OF")))
         .after_help(AFTER_HELP)
         .after_long_help(AFTER_LONG_HELP)
         .args(settings::arguments())

@@ -81,8 +81,24 @@ fn help_teaches_and_version_tells() {
         "{short}"
     );
     assert!(!short.contains("--spool_hold") && help.stdout.contains("--spool_hold"));
-    let version = run(&[], &["--version"]);
-    assert_eq!(version.stdout, format!("blueflood-forward {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(run(&[], &["-V"]).stdout, format!("{VERSION}\n"));
+}
+
+const VERSION: &str = concat!("blueflood-forward ", env!("CARGO_PKG_VERSION"));
+
+#[test]
+fn the_version_has_the_commit_and_its_date_where_git_is() {
+    let version = run(&[], &["--version"]).stdout;
+    let mut git = Command::new("git");
+    git.args(["log", "-1", "--date=format-local:%Y-%m-%d", "--format=%h, %cd"]).env("TZ", "UTC");
+    let asked = git.current_dir(path("")).output().ok().filter(|asked| asked.status.success());
+    match asked.filter(|_| path(".git").exists() && std::env::var_os("SOURCE_DATE_EPOCH").is_none()) {
+        Some(made) => {
+            let made = String::from_utf8_lossy(&made.stdout);
+            assert_eq!(version, format!("{VERSION} ({})\n", made.trim()));
+        }
+        None => assert!(version.starts_with(VERSION), "{version}"),
+    }
 }
 
 /// All commands, and those within them.
