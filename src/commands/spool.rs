@@ -99,7 +99,10 @@ fn found(loaded: &Loaded) -> Option<PathBuf> {
     let own = matches!(&loaded.settings.spool, SpoolPlace::File(path) if path.exists());
     let packaged = || {
         let path = Path::new(PACKAGED).join("spool.db");
-        (!own && path.exists()).then_some((path, "the service has it"))
+        // Its folder is the service's alone: that we may not look is no sign that there is nothing.
+        let forbids = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let is_there = std::fs::metadata(&path).map_or_else(forbids, |_| true);
+        (!own && is_there).then_some((path, "the service has it"))
     };
     let (path, why) = running.or_else(packaged)?;
     complain(format_args!("spool {}: {why}", path.display()));

@@ -20,6 +20,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How much of a sample is shown, in bytes.
 const LAST_BYTES_MAX: usize = 200;
 
+/// How much of any other text is shown, in bytes.
+const WORDS_BYTES_MAX: usize = 2_000;
+
 /// An error that is so much older than the last success is no news, in seconds.
 const OLD_ERROR_S: u64 = 300;
 
@@ -175,7 +178,7 @@ fn text(stats: &Value) -> Vec<String> {
         ),
         _ => format!(
             "Blueflood  not now: {}{}; last took metrics {}",
-            plain(at(gate, "/cause")).escape_debug(),
+            plain(at(gate, "/cause")),
             at(gate, "/next_try_in_s")
                 .as_f64()
                 .filter(|&left| left > 0.0)
@@ -191,7 +194,7 @@ fn text(stats: &Value) -> Vec<String> {
             "of {}",
             span(now.saturating_sub(at)) + " ago"
         )),
-        plain(at(stats, "/spool/path")).escape_debug()
+        plain(at(stats, "/spool/path"))
     ));
     // Fields of a disk that is full, or of a spool that something is amiss with.
     for (field, words) in [
@@ -200,7 +203,7 @@ fn text(stats: &Value) -> Vec<String> {
         ("/spool/amiss", "amiss"),
     ] {
         match at(stats, field) {
-            Value::String(why) => lines.push(format!("spool      {words}: {}", why.escape_debug())),
+            why @ Value::String(_) => lines.push(format!("spool      {words}: {}", plain(why))),
             Value::Bool(true) => lines.push(format!("spool      {words}")),
             _ => {}
         }
@@ -253,12 +256,11 @@ fn text(stats: &Value) -> Vec<String> {
     ));
     let error_time = at(forwarder, "/last_error/time").as_u64().unwrap_or(0);
     let success_time = at(forwarder, "/last_success").as_u64().unwrap_or(0);
-    if let Some(error) = at(forwarder, "/last_error/text").as_str()
-        && success_time <= error_time.saturating_add(OLD_ERROR_S)
-    {
+    let error = at(forwarder, "/last_error/text");
+    if error.is_string() && success_time <= error_time.saturating_add(OLD_ERROR_S) {
         lines.push(format!(
             "last error {} ({})",
-            error.escape_debug(),
+            plain(error),
             ago(at(forwarder, "/last_error/time"), "never")
         ));
     }
@@ -268,7 +270,7 @@ fn text(stats: &Value) -> Vec<String> {
 /// The verdict: what is so since when, until when, and what to do. Whoever answers in Blueflood's place has a part in the
 /// words.
 fn verdict(stats: &Value, now: u64) -> Vec<String> {
-    let words = |path: &str| at(stats, path).as_str().map(|words| words.escape_debug().to_string());
+    let words = |path: &str| Some(at(stats, path)).filter(|words| words.is_string()).map(plain);
     let condition = condition(stats);
     let name = condition.name().to_uppercase();
     let since = at(stats, "/verdict/since").as_u64();
@@ -318,9 +320,9 @@ fn at<'a>(stats: &'a Value, path: &str) -> &'a Value {
     stats.pointer(path).unwrap_or(&Value::Null)
 }
 
-/// A text without its quotes.
-fn plain(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
+/// A text without its quotes. It may be a stranger's.
+fn plain(value: &Value) -> String {
+    printable(value.as_str().unwrap_or("?").as_bytes(), WORDS_BYTES_MAX)
 }
 
 #[cfg(test)]

@@ -83,12 +83,40 @@ fn what_was_refused_is_read_sent_again_and_thrown_away() {
     assert!(world.blueflood.wait_for(|state| state.requests_seen() > seen, PATIENCE));
     daemon.expect_count("/datapoints/refused", 3);
 
+    // What is misspelt is no dead letter.
+    let misspelt = run(&["dead-letters", "replay", "--reason", "Metricname", "--spool", spool]);
+    assert_eq!(misspelt.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("there are some for "), "{misspelt:?}");
+
     // Then it takes them.
     world.blueflood.script(Script::new());
     assert!(says(&["dead-letters", "replay", "--spool", spool]).starts_with("3 datapoints"));
     daemon.expect_count("/datapoints/refused", 0);
     daemon.expect_delivered(8);
     assert!(world.stored().contains_key("bad.2"));
+    assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
+}
+
+#[test]
+fn what_waits_to_be_sent_again_is_told() {
+    let world = World::new();
+    world.blueflood.script(Script::parse("refuse(bad.)").unwrap());
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("bad", 3);
+    daemon.expect_count("/datapoints/refused", 3);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    assert!(!says(&["dead-letters", "list", "--spool", spool]).contains("wait to be sent again"));
+    daemon.stop();
+    let said = says(&["dead-letters", "replay", "--spool", spool]);
+    assert!(said.contains("3 wait for that: no daemon runs on this spool"), "{said}");
+    assert!(
+        says(&["dead-letters", "replay", "--spool", spool])
+            .starts_with("0 datapoints will be sent again\n3 wait")
+    );
+    assert!(says(&["dead-letters", "list", "--spool", spool]).contains("3 of all wait to be sent again"));
+    world.blueflood.script(Script::new());
+    world.daemon(&[]).expect_delivered(3);
     assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
 }
 

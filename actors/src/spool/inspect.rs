@@ -378,6 +378,20 @@ impl Inspector {
         self.db.execute(&sql, params![which.reason, which.id])
     }
 
+    /// How many dead letters are marked, and not yet taken by a daemon.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn marked(&self) -> Result<u64> {
+        let count = "SELECT count(*) FROM dead_letter WHERE replay = 1";
+        self.db.query_row(count, (), |row| row.get(0)).map(|count: i64| u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Who has the spool, if a daemon runs on it.
+    pub fn holder(&self) -> Option<String> {
+        holder(&self.path)
+    }
+
     /// Removes dead letters for good; how many. They stay counted as refused.
     ///
     /// # Errors
