@@ -62,8 +62,16 @@ pub fn command() -> Command {
 /// Does what `arguments` ask for; the first of them is the program's own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<'_>) -> ExitCode {
     let arguments = command_first(arguments.into_iter().collect());
+    let typed: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let matches = match command().subcommand(commands::generate::command()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
+        Err(answer)
+            if answer.use_stderr()
+                && let Some(advice) = twistd(&typed) =>
+        {
+            complain("error", [advice]);
+            return ExitCode::from(EXIT_USAGE);
+        }
         Err(answer) => {
             // --help and --version come this way too. Nobody is left to tell if it can't be printed.
             let _ = answer.print();
@@ -106,6 +114,39 @@ fn command_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
         at = at.saturating_add(if is_whole { 1 } else { 2 });
     }
     arguments
+}
+
+/// Options that the original's command line had before its own: they were those of twistd, which ran it.
+const OF_TWISTD: [&str; 8] =
+    ["twistd", "-n", "--nodaemon", "--pidfile", "--logger", "--no_save", "--rundir", "--umask"];
+
+/// What to leave out of a command line of the original.
+fn twistd(typed: &[String]) -> Option<String> {
+    let first = typed.get(1)?;
+    if command().find_subcommand(first).is_some() {
+        return None;
+    }
+    let name =
+        |word: &str| word.rsplit('/').next().unwrap_or(word).split('=').next().unwrap_or_default().to_owned();
+    let is_of_twistd = |word: &String| OF_TWISTD.contains(&name(word).as_str());
+    let own = typed.iter().skip(1).position(|word| name(word) == "blueflood-forward");
+    // A key may stand before another word than theirs: it is not repeated.
+    if let Some(end) = own.filter(|&own| own == 0 || is_of_twistd(first)) {
+        let before: Vec<&str> =
+            typed.iter().skip(1).take(end.saturating_add(1)).map(String::as_str).collect();
+        return Some(format!(
+            "what stands before the options of blueflood-forward was twistd's: leave out `{}`",
+            before.join(" ")
+        ));
+    }
+    let theirs: Vec<String> =
+        typed.iter().skip(1).filter(|word| is_of_twistd(word)).map(|word| name(word)).collect();
+    (!theirs.is_empty()).then(|| {
+        format!(
+            "what twistd was told is none of our options: leave out {}, with what belongs to them",
+            theirs.join(", ")
+        )
+    })
 }
 
 fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {

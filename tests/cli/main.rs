@@ -295,6 +295,26 @@ fn wrong_usage_ends_with_two() {
     }
 }
 
+#[test]
+fn a_command_line_of_the_original_is_told_what_to_leave_out() {
+    for (typed, left_out) in [
+        ("twistd -n blueflood-forward -t a", "`twistd -n blueflood-forward`"),
+        (
+            "/usr/bin/twistd --pidfile=/x --nodaemon blueflood-forward -k s3cret",
+            "`/usr/bin/twistd --pidfile=/x --nodaemon blueflood-forward`",
+        ),
+        ("blueflood-forward -t a", "`blueflood-forward`"),
+        ("-k s3cret --pidfile /x --nodaemon", "--pidfile, --nodaemon, with"),
+    ] {
+        let refused = run(&[], &typed.split(' ').collect::<Vec<_>>());
+        assert_eq!((refused.code, refused.stderr.lines().count()), (Some(2), 1), "{}", refused.stderr);
+        refused.says(&format!("leave out {left_out}"));
+        assert!(!refused.stderr.contains("s3cret"));
+    }
+    let another = run(&[], &["tap", "-n", "x"]);
+    assert!(another.code == Some(2) && !another.stderr.contains("twistd"), "{}", another.stderr);
+}
+
 /// As with `BF="blueflood-forward -t acme"; $BF check`.
 #[test]
 fn options_may_stand_before_a_command() {
