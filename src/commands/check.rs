@@ -58,11 +58,14 @@ pub fn command() -> Command {
                 .requires("connect")
                 .help("With --connect: send one datapoint, blueflood-forward.check, all the way"),
         )
-        .after_help(
+        .after_long_help(
             "It looks with the rights of the user who runs it, so run it as the daemon's: at ports, folders, keys and certificates. \
              A port that a running daemon has is no error.\n\n\
              Exit status: 0 if the daemon could run with these settings; 1 if this host keeps it from that (a port, a file, a \
-             folder) or, with --connect, what they name cannot be reached; 2 if a setting is wrong.",
+             folder) or, with --connect, what they name cannot be reached; 2 if a setting is wrong.\n\n\
+             Examples:\n  \
+               blueflood-forward check --changed --config example.conf\n  \
+               blueflood-forward check --connect --send -b http://blueflood:19000 -t acme",
         )
 }
 

@@ -57,7 +57,10 @@ pub fn command() -> Command {
         )
         .after_help(
             "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay \
-             begins within a second if the daemon runs, else when it starts. What Blueflood refuses again comes back here.",
+             begins within a second if the daemon runs, else when it starts. What Blueflood refuses again comes back here.\n\n\
+             Examples:\n  \
+               blueflood-forward dead-letters list\n  \
+               blueflood-forward dead-letters replay --reason metricName",
         )
 }
 

@@ -43,7 +43,10 @@ pub fn command() -> Command {
         )
         .after_help(
             "All but compact work beside a running daemon, only read, and read a spool of an older version too. \
-             They need root or the daemon's user: nobody else may read a spool.",
+             They need root or the daemon's user: nobody else may read a spool.\n\n\
+             Examples:\n  \
+               blueflood-forward spool info\n  \
+               blueflood-forward spool export --of acme >acme.jsonl",
         )
 }
 

@@ -52,7 +52,10 @@ pub fn command() -> Command {
         .args(settings::arguments_for(&["stats", "config"]))
         .after_help(
             "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change \
-             mends it), 1 no daemon answers, 2 wrong arguments.",
+             mends it), 1 no daemon answers, 2 wrong arguments.\n\n\
+             Examples:\n  \
+               blueflood-forward status --watch\n  \
+               blueflood-forward status --json --stats metrics.example.com:8004",
         )
 }
 

@@ -3,7 +3,7 @@
 
 use clap::{Arg, ArgAction};
 
-use super::table::{Setting, TABLE};
+use super::table::{Group, Setting, TABLE};
 
 /// The settings that `-h` shows: those that nearly everybody sets.
 const USUAL: [&str; 11] = [
@@ -45,7 +45,7 @@ fn argument(setting: &'static Setting) -> Arg {
         .help(format!("{short} {default}"))
         .long_help(format!("{what} {default}"))
         .hide_short_help(!USUAL.contains(&setting.key))
-        .help_heading(setting.group.heading())
+        .help_heading((setting.group != Group::General).then(|| setting.group.heading()))
         // A negative number is a value like any other here: it is refused later, with what to write instead.
         .allow_negative_numbers(true)
         .action(if setting.list { ArgAction::Append } else { ArgAction::Set });

@@ -474,6 +474,22 @@ fn what_a_package_needs_is_generated() {
         assert!(folder.path().join(format!("blueflood-forward{page}.1")).exists(), "{page}");
     }
     assert!(!folder.path().join("blueflood-forward-generate.1").exists());
+    let page = |name: &str| fs::read_to_string(folder.path().join(name)).expect("a page");
+    let whole = page("blueflood-forward.1");
+    for section in ["SYNOPSIS", "EXIT STATUS", "FILES", "ENVIRONMENT", "SIGNALS", "EXAMPLES", "SEE ALSO"] {
+        assert!(
+            whole.contains(&format!(".SH {section}\n")) || whole.contains(&format!(".SH \"{section}\"\n")),
+            "{section}:\n{whole}"
+        );
+    }
+    for entry in fs::read_dir(folder.path()).expect("a folder") {
+        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a page");
+        assert!(text.contains(".SH \"EXIT STATUS\"") && text.contains("\n.nh\n"), "{text}");
+    }
+    // Examples are not filled, and their dashes are those of a shell.
+    let check = page("blueflood-forward-check.1");
+    let pasted = "  blueflood\\-forward check \\-\\-changed \\-\\-config example.conf\n";
+    assert!(check.split(".nf\n").nth(1).is_some_and(|kept| kept.starts_with(pasted)), "{check}");
     assert!(!run(&[], &["--help"]).stdout.contains("generate"));
     let refused = run(&[], &["generate", "man", "--into", "/nosuch"]);
     assert_eq!(refused.code, Some(1));
