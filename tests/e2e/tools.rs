@@ -1,6 +1,7 @@
 //! The tools beside a running daemon: what is in the spool, what was refused, how it is.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -185,6 +186,22 @@ fn a_spool_that_is_not_there_is_said() {
     let output = run(&["spool", "info", "--spool", "/nowhere/spool.db"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/spool.db: there is no spool"));
+}
+
+#[test]
+fn a_trial_on_a_port_that_is_taken_says_what_to_type() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/try.sh");
+    let mut trial = Command::new(script);
+    trial
+        .arg(env!("CARGO_BIN_EXE_blueflood-forward"))
+        .envs([("SINK", "127.0.0.1:1"), ("STATS", "127.0.0.1:1")]);
+    let output = trial.env("GRAPHITE", port.to_string()).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = format!("127.0.0.1:{port} is taken\nchoose another port: make run GRAPHITE=");
+    assert!(words.starts_with(&expected) && words.contains(" SINK=127.0.0.1:1 STATS=127.0.0.1:1"), "{words}");
 }
 
 /// A check that needs no port which another may have.
