@@ -13,7 +13,7 @@ SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it
+run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it; GRAPHITE=port SINK=host:port STATS=host:port
 	@config/try.sh target/debug/blueflood-forward
 
 test: lint tools ## everything that must hold

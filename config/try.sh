@@ -1,11 +1,34 @@
 #!/usr/bin/env bash
 # What `make run` does once the program is built: a Blueflood stand-in, the daemon, and this host's own load, memory and
-# network figures going through them every second. Ctrl-C ends all of it: the daemon first, so that it can deliver.
+# network figures going through them every second. Ctrl-C ends all of it: the daemon first, so that it can deliver. The ports
+# are those of the environment, as `make run GRAPHITE=12003 SINK=127.0.0.1:29000 STATS=127.0.0.1:18004` sets it.
 set -u
 program=$1
 sink=${SINK:-127.0.0.1:19000}
 graphite=${GRAPHITE:-2003}
 stats=${STATS:-127.0.0.1:8004}
+
+# A port that somebody has is said before anything starts, with a command that may work.
+taken=
+command="make run"
+look() { # the name, where that is, and what it could be instead
+    if (exec 3<>"/dev/tcp/${2%:*}/${2##*:}") 2>/dev/null; then
+        echo "$2 is taken" >&2
+        taken=yes
+        command="$command $1=$3"
+    elif [ -n "${!1:-}" ]; then
+        command="$command $1=${!1}"
+    fi
+}
+another() { echo "$(($1 < 55536 ? $1 + 10000 : $1 - 10000))"; }
+look GRAPHITE "127.0.0.1:$graphite" "$(another "$graphite")"
+look SINK "$sink" "${sink%:*}:$(another "${sink##*:}")"
+look STATS "$stats" "${stats%:*}:$(another "${stats##*:}")"
+if [ -n "$taken" ]; then
+    echo "choose another port: $command" >&2
+    exit 1
+fi
+
 folder=$(mktemp -d)
 
 end() {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use actors::core::ledger::sum;
+use actors::core::printable::printable;
 use actors::metrics::{Board, View};
 use sd_notify::NotifyState::{self, ExtendTimeoutUsec, Ready, Status, Stopping, Watchdog};
 use slog::{Logger, warn};
@@ -15,6 +16,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// By how much the end of a stop is put off each time; a tick that comes late must not end it.
 const PUT_OFF_BY: Duration = Duration::from_secs(30);
+
+/// How much of the verdict is said, in bytes.
+const STATUS_BYTES_MAX: usize = 2_000;
 
 /// How long the way out waits for the last word. A manager that hangs must not keep us here.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -148,7 +152,7 @@ fn status(view: &View) -> String {
         sum(&ledger.dropped),
     );
     // Whoever answers in Blueflood's place could end the line, and tell the manager something of its own.
-    format!("{}; {law}", view.line().escape_debug())
+    format!("{}; {law}", printable(view.line().as_bytes(), STATUS_BYTES_MAX))
 }
 
 #[cfg(test)]

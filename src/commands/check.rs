@@ -3,19 +3,16 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use actors::core::endpoint::Transport;
-use actors::expiry::Expiry;
-use actors::listener::Identity;
 use actors::tls::Outgoing;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::host::{self, Host};
 use super::{connect, say};
 use crate::cli;
-use crate::daemon::{descriptors, refused_spool};
-use crate::settings::{self, DEFAULT_ORIGIN, Effective, Settings, Surroundings};
+use crate::daemon::descriptors;
+use crate::settings::{self, DEFAULT_ORIGIN, Effective, Loaded, Refused, Settings, Surroundings};
 
 /// How clap knows it: it takes every option of the daemon.
 pub fn command() -> Command {
@@ -45,7 +42,8 @@ pub fn command() -> Command {
             Arg::new("json")
                 .long("json")
                 .action(ArgAction::SetTrue)
-                .help("Print the settings as one line of JSON, secrets masked"),
+                .conflicts_with("connect")
+                .help("Print settings, errors, warnings and notes as one line of JSON, secrets masked"),
         )
         .arg(
             Arg::new("connect")
@@ -60,111 +58,128 @@ pub fn command() -> Command {
                 .requires("connect")
                 .help("With --connect: send one datapoint, blueflood-forward.check, all the way"),
         )
-        .after_help(
-            "Exit status: 0 if the daemon could run with these settings, 2 if not, 1 if a file that they name is wrong\n\
-             or, with --connect, what they name cannot be reached.",
+        .after_long_help(
+            "It looks with the rights of the user who runs it, so run it as the daemon's: at ports, folders, keys and certificates. \
+             A port that a running daemon has is no error.\n\n\
+             Exit status: 0 if the daemon could run with these settings; 1 if this host keeps it from that (a port, a file, a \
+             folder) or, with --connect, what they name cannot be reached; 2 if a setting is wrong.\n\n\
+             Examples:\n  \
+               blueflood-forward check --changed --config example.conf\n  \
+               blueflood-forward check --connect --send -b http://blueflood:19000 -t acme",
         )
 }
 
-/// Prints settings to standard output, warnings and errors to standard error.
+/// Prints settings to standard output, warnings and errors to standard error, and a verdict at the end.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     if given.get_flag("schema") {
         say(format_args!("{:#}", settings::schema()));
         return ExitCode::SUCCESS;
     }
+    let (quiet, as_json) = (given.get_flag("quiet"), given.get_flag("json"));
     let loaded = Settings::load(given, around);
-    if !given.get_flag("quiet") {
-        let effective = match &loaded {
-            Ok(loaded) => &loaded.effective,
-            Err(refused) => &refused.effective,
-        };
+    let effective = match &loaded {
+        Ok(loaded) => &loaded.effective,
+        Err(refused) => &refused.effective,
+    };
+    let wanted: Vec<&Effective> = effective
+        .iter()
+        .filter(|entry| !given.get_flag("changed") || !entry.origin.starts_with(DEFAULT_ORIGIN))
+        .collect();
+    let found = Found::by(&loaded);
+    if as_json {
+        say(found.json(&wanted));
+        return found.code;
+    }
+    if !quiet {
         // A reader that went away (`check | head`) is no error of the settings.
-        let wanted: Vec<&Effective> = effective
-            .iter()
-            .filter(|entry| !given.get_flag("changed") || !entry.origin.starts_with(DEFAULT_ORIGIN))
-            .collect();
-        let _ = if given.get_flag("json") {
-            let shown = |entry: &&Effective| {
-                let value = entry.setting.shown(&entry.text);
-                json!({ "key": entry.setting.key, "value": value, "origin": entry.origin })
-            };
-            let settings: Vec<Value> = wanted.iter().map(shown).collect();
-            writeln!(io::stdout(), "{}", json!({ "ok": loaded.is_ok(), "settings": settings }))
-        } else {
-            print(&wanted, &mut io::stdout().lock())
+        let _ = print(&wanted, &mut io::stdout().lock());
+        found.notes.iter().for_each(|note| say(format_args!("note: {note}")));
+    }
+    cli::complain("warning", &found.warnings);
+    cli::complain("error", &found.errors);
+    let (verdict, code) = match (&loaded, found.outgoing) {
+        (Ok(Loaded { settings, .. }), Some(outgoing)) if found.errors.is_empty() => {
+            let reached = given
+                .get_flag("connect")
+                .then(|| connect::run(settings, outgoing.config, given.get_flag("send")));
+            match reached {
+                None => (
+                    format!("ok: the daemon could run with these, and {}", goal(settings, effective)),
+                    found.code,
+                ),
+                Some(Some(proven)) => {
+                    (format!("ok: the daemon could run with these, and {proven}"), found.code)
+                }
+                Some(None) => (
+                    "not ok: the daemon could run with these, and deliver nothing".to_owned(),
+                    ExitCode::FAILURE,
+                ),
+            }
+        }
+        _ => ("not ok: the daemon could not run with these".to_owned(), found.code),
+    };
+    if !quiet {
+        say(verdict);
+    }
+    code
+}
+
+/// What there is to say of the settings and of this host.
+struct Found {
+    errors: Vec<String>,
+    warnings: Vec<String>,
+    notes: Vec<String>,
+    outgoing: Option<Outgoing>,
+    code: ExitCode,
+}
+
+impl Found {
+    fn by(loaded: &Result<Loaded, Box<Refused>>) -> Self {
+        match loaded {
+            Ok(Loaded { settings, warnings, .. }) => {
+                let Host { errors, warnings: of_host, notes, outgoing } = host::look(settings);
+                let mut warnings = warnings.clone();
+                warnings.extend(of_host);
+                warnings.extend(descriptors::fit(settings, descriptors::most()).1);
+                warnings.extend(outgoing.as_ref().and_then(|outgoing| outgoing.warning.clone()));
+                let code = if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+                Self { errors, warnings, notes, outgoing, code }
+            }
+            Err(refused) => Self {
+                errors: refused.problems.iter().map(ToString::to_string).collect(),
+                warnings: refused.warnings.clone(),
+                notes: Vec::new(),
+                outgoing: None,
+                code: ExitCode::from(cli::EXIT_USAGE),
+            },
+        }
+    }
+
+    fn json(&self, settings: &[&Effective]) -> Value {
+        let shown = |entry: &&Effective| {
+            let value = entry.setting.shown(&entry.text);
+            json!({ "key": entry.setting.key, "value": value, "origin": entry.origin })
         };
-    }
-    match loaded {
-        Ok(loaded) => {
-            cli::complain("warning", loaded.warnings);
-            cli::complain("warning", descriptors::fit(&loaded.settings, descriptors::most()).1);
-            if let Some(error) = refused_spool(&loaded.settings) {
-                cli::complain("error", [error]);
-                return ExitCode::FAILURE;
-            }
-            // The files that they name are no part of the settings, and yet nothing works without them.
-            match files(&loaded.settings) {
-                Ok((outgoing, expiries)) => {
-                    cli::complain("warning", outgoing.warning.clone());
-                    let is_quiet = given.get_flag("quiet") || given.get_flag("json");
-                    say_expiries(&expiries, is_quiet);
-                    match given.get_flag("connect") {
-                        true => connect::run(&loaded.settings, outgoing.config, given.get_flag("send")),
-                        false => {
-                            if !is_quiet {
-                                let Settings { tenant, blueflood, .. } = &loaded.settings;
-                                let is_left = |entry: &Effective| {
-                                    entry.setting.key == "tenant" && entry.origin == DEFAULT_ORIGIN
-                                };
-                                let doubt = if loaded.effective.iter().any(is_left) {
-                                    " (the default: set --tenant if there is none of that name)"
-                                } else {
-                                    ""
-                                };
-                                say(format_args!(
-                                    "ok: the daemon could run with these, and deliver to {blueflood} as tenant {tenant}{doubt}"
-                                ));
-                            }
-                            ExitCode::SUCCESS
-                        }
-                    }
-                }
-                Err(error) => {
-                    cli::complain("error", [error]);
-                    ExitCode::FAILURE
-                }
-            }
-        }
-        Err(refused) => cli::refuse(*refused),
+        json!({
+            "ok": self.errors.is_empty(),
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "notes": self.notes,
+            "settings": settings.iter().map(shown).collect::<Vec<_>>(),
+        })
     }
 }
 
-/// Reads the files of certificates and keys; when the certificates end.
-///
-/// # Errors
-/// What is wrong with which file.
-fn files(settings: &Settings) -> Result<(Outgoing, Vec<Expiry>), String> {
-    let outgoing = Outgoing::new(&settings.tls())?;
-    let mut expiries = outgoing.expiries.clone();
-    for endpoint in &settings.endpoint {
-        if let Transport::Tls { files, .. } = &endpoint.transport {
-            let identity = Identity::read(files).map_err(|wrong| format!("endpoint {endpoint}: {wrong}"))?;
-            expiries.extend(identity.expiries());
-        }
-    }
-    Ok((outgoing, expiries))
-}
-
-/// Says when certificates end; of those that end soon in any case.
-fn say_expiries(expiries: &[Expiry], is_quiet: bool) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    for expiry in expiries {
-        if expiry.is_soon(now) {
-            cli::complain("warning", [format!("{}: renew it", expiry.words(now))]);
-        } else if !is_quiet {
-            say(expiry.words(now));
-        }
-    }
+/// Where the daemon would deliver to. A tenant that nobody chose is probably not meant.
+fn goal(settings: &Settings, effective: &[Effective]) -> String {
+    let Settings { tenant, blueflood, .. } = settings;
+    let is_left = |entry: &Effective| entry.setting.key == "tenant" && entry.origin == DEFAULT_ORIGIN;
+    let doubt = if effective.iter().any(is_left) {
+        " (the default: set --tenant if there is none of that name)"
+    } else {
+        ""
+    };
+    format!("deliver to {blueflood} as tenant {tenant}{doubt}")
 }
 
 fn print(effective: &[&Effective], to: &mut dyn Write) -> io::Result<()> {

@@ -1,7 +1,6 @@
 //! Owns `blueflood-forward check --connect`: whether Keystone and Blueflood can be reached with these settings, and what
 //! to change if not. It sends a datapoint only when it is told to.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,9 +11,9 @@ use actors::core::blueflood::Verdict;
 use actors::core::chunk::Sealer;
 use actors::core::confirm::Way;
 use actors::core::datapoint::Datapoint;
-use actors::core::look::Row;
+use actors::core::look::{self, Row};
 use actors::core::payload;
-use actors::core::row::{Encoder, Rows, Skipped};
+use actors::core::row::{Encoder, RowSettings, Rows, Skipped};
 use actors::forwarder::post::{self, Target};
 use actors::keystone_auth::{self, GetToken, KeystoneAuth, Token};
 use actors::supervisor::{Storms, Supervised};
@@ -36,24 +35,49 @@ const READ_PAUSE: Duration = Duration::from_millis(500);
 /// The name of the datapoint that `--send` sends, behind the prefix.
 const NAME: &[u8] = b"blueflood-forward.check";
 
-/// Tries each of them in the order in which the daemon needs them.
-pub fn run(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> ExitCode {
-    if System::new().block_on(all(settings, tls, send)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// Tries each of them in the order in which the daemon needs them. What is proven then, and what is not; nothing if one
+/// of them failed, which was said.
+pub fn run(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> Option<String> {
+    System::new().block_on(all(settings, tls, send))
 }
 
-async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> bool {
+async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> Option<String> {
     let (token, granted) = keystone(settings, tls.clone()).await;
     let target = daemon::target(settings, tls);
     if !blueflood(settings, &target).await || !granted {
-        return false;
+        return None;
     }
-    let Some(query) = read_back(settings, &target, token.clone()).await else { return false };
-    !send || datapoint(settings, &target, token.as_deref(), query.as_ref()).await
+    let query = read_back(settings, &target, token.clone()).await?;
+    let tenant = &settings.tenant;
+    if !send {
+        return Some(format!(
+            "Blueflood was reached; not proven: that it takes datapoints of tenant {tenant}, for none was sent (add --send)"
+        ));
+    }
+    let is_taken = datapoint(settings, &target, token.as_deref(), query.as_ref()).await;
+    is_taken.then(|| match query {
+        Some(_) => format!("Blueflood stored a datapoint of tenant {tenant}"),
+        None if settings.confirm == Some(Way::Witness) => {
+            format!("Blueflood stored a witness of tenant {tenant}")
+        }
+        None => format!(
+            "Blueflood took a datapoint of tenant {tenant}; not proven: that it is stored, for it was not read back"
+        ),
+    })
 }
 
 /// Whether what Blueflood takes can be read back, which it says. The query side, if there is one; nothing if there should
 /// be.
 async fn read_back(settings: &Settings, target: &Target, token: Option<Arc<Token>>) -> Option<Option<Query>> {
+    if let Some(Way::Off | Way::Witness) = settings.confirm {
+        let is_off = settings.confirm == Some(Way::Off);
+        say(if is_off {
+            "Read back  not tried: confirm is off, so what Blueflood acknowledges is not read back"
+        } else {
+            "Read back  not tried: confirm is witness, and --send sends one"
+        });
+        return Some(None);
+    }
     let url = match &settings.query {
         QuerySide::Off => {
             say("Read back  not tried: query is off, so what Blueflood acknowledges is not read back");
@@ -92,13 +116,16 @@ async fn read_back(settings: &Settings, target: &Target, token: Option<Arc<Token
     }
 }
 
-/// The row that `--send` sends, of now.
+/// The row that `--send` sends: of now, or as late as a witness, which Blueflood stores before it answers.
 fn sample(settings: &Settings) -> Result<Rows, Skipped> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut rows = Rows::default();
-    let datapoint = Datapoint { name: NAME, timestamp: now.as_secs_f64(), value: 1.0 };
     let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-    Encoder::new(&daemon::rows(settings)).encode(&datapoint, now_ms, &mut rows)?;
+    let is_witness = settings.confirm == Some(Way::Witness);
+    let ms = if is_witness { look::witness_ms(now_ms) } else { now_ms };
+    let datapoint = Datapoint { name: NAME, timestamp: ms as f64 / 1000.0, value: 1.0 };
+    let how = RowSettings { overwrite_time: false, ..daemon::rows(settings) };
+    Encoder::new(&how).encode(&datapoint, now_ms, &mut rows)?;
     Ok(rows)
 }
 

@@ -1,10 +1,11 @@
 //! Owns `blueflood-forward dead-letters`: the datapoints that Blueflood refused, to be read, sent again or thrown away.
 //! It works beside a running daemon, and sends nothing itself: it marks, and the daemon sends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
+use actors::core::printable::printable;
 use actors::spool::inspect::{Inspector, Letter, Which};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
@@ -12,6 +13,9 @@ use serde_json::json;
 use super::say;
 use super::spool::{age, arguments, with_path};
 use crate::settings::Surroundings;
+
+/// How much of a text is shown, in bytes.
+const SHOWN_BYTES_MAX: usize = 2_000;
 
 /// How clap knows it.
 pub fn command() -> Command {
@@ -52,8 +56,11 @@ pub fn command() -> Command {
             ),
         )
         .after_help(
-            "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay begins within a second if the daemon runs,\n\
-             else when it starts. What Blueflood refuses again comes back here.",
+            "All of these work beside a running daemon, as root or as the daemon's user; list and export only read. A replay \
+             begins within a second if the daemon runs, else when it starts. What Blueflood refuses again comes back here.\n\n\
+             Examples:\n  \
+               blueflood-forward dead-letters list\n  \
+               blueflood-forward dead-letters replay --reason metricName",
         )
 }
 
@@ -65,14 +72,60 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
     let changes = what == "replay" || what == "purge" && given.get_flag("yes");
     with_path(given, around, |path| {
         let inspector = if changes { Inspector::open_to_change(path)? } else { Inspector::open(path)? };
+        expect_any(&inspector, &which)?;
         match what {
             "export" => export(&inspector, &which)?,
-            "replay" => say(format_args!("{} datapoints will be sent again", inspector.replay(&which)?)),
+            "replay" => replay(&inspector, &which)?,
             "purge" => purge(&inspector, &which, changes)?,
             _ => list(&inspector, &which, around)?,
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Refuses a reason or a number that no dead letter has: it is probably misspelt.
+fn expect_any(inspector: &Inspector, which: &Which) -> Result<(), Box<dyn std::error::Error>> {
+    if which.reason.is_none() && which.id.is_none() || count(inspector, which)? > 0 {
+        return Ok(());
+    }
+    let mut reasons = BTreeSet::new();
+    inspector.letters::<rusqlite::Error>(&Which::default(), |letter| {
+        reasons.insert(letter.reason.clone());
+        Ok(())
+    })?;
+    let reasons: Vec<String> = reasons.into_iter().collect();
+    let there = if reasons.is_empty() {
+        "there is none at all".to_owned()
+    } else {
+        format!("there are some for {}", reasons.join(", "))
+    };
+    Err(format!("no dead letter has this reason and number: {there}").into())
+}
+
+fn count(inspector: &Inspector, which: &Which) -> rusqlite::Result<u64> {
+    let mut count: u64 = 0;
+    inspector.letters::<rusqlite::Error>(which, |_| {
+        count = count.saturating_add(1);
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Marks them, and says what waits for that now: some may have been marked before.
+fn replay(inspector: &Inspector, which: &Which) -> Result<(), Box<dyn std::error::Error>> {
+    say(format_args!("{} datapoints will be sent again", inspector.replay(which)?));
+    let (waiting, holder) = (inspector.marked()?, inspector.holder());
+    match holder {
+        _ if waiting == 0 => {}
+        Some(holder) => say(format_args!(
+            "{waiting} wait for that: the daemon ({holder}) takes them within a second, and `dead-letters list` shows what \
+             comes back"
+        )),
+        None => say(format_args!(
+            "{waiting} wait for that: no daemon runs on this spool, and the next one takes them"
+        )),
+    }
+    Ok(())
 }
 
 fn list(
@@ -91,10 +144,19 @@ fn list(
         say("none");
     }
     for ((reason, message), (count, last)) in by_cause {
-        say(format_args!("{count} refused for {reason}: {}", message.escape_debug()));
-        say(format_args!("    the last {}: {}", age(Some(last.refused_ms), around.now), last.row));
+        say(format_args!("{count} refused for {reason}: {}", shown(&message)));
+        say(format_args!("    the last {}: {}", age(Some(last.refused_ms), around.now), shown(&last.row)));
+    }
+    let marked = inspector.marked()?;
+    if marked > 0 {
+        say(format_args!("{marked} of all wait to be sent again"));
     }
     Ok(())
+}
+
+/// Words of Blueflood's, and a row as it was sent: somebody else's both.
+fn shown(text: &str) -> String {
+    printable(text.as_bytes(), SHOWN_BYTES_MAX)
 }
 
 fn export(inspector: &Inspector, which: &Which) -> Result<(), Box<dyn std::error::Error>> {
@@ -120,11 +182,7 @@ fn purge(inspector: &Inspector, which: &Which, really: bool) -> Result<(), Box<d
         say(format_args!("{} dead letters are gone for good", inspector.purge(which)?));
         return Ok(());
     }
-    let mut count: u64 = 0;
-    inspector.letters::<rusqlite::Error>(which, |_| {
-        count = count.saturating_add(1);
-        Ok(())
-    })?;
+    let count = count(inspector, which)?;
     say(format_args!("{count} dead letters would be gone for good: say it again with --yes"));
     Ok(())
 }

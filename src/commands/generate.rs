@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use clap_complete::Shell;
 
-use super::complain;
+use super::{complain, man};
 use crate::cli;
 
 /// The name of the program and of its completions.
@@ -50,9 +50,9 @@ fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> 
     match (what, into) {
         // A page about `help` would help nobody.
         ("man", Some(folder)) => {
-            return clap_mangen::generate_to(command.disable_help_subcommand(true), folder);
+            return man::write_all(command.disable_help_subcommand(true), folder);
         }
-        ("man", None) => return clap_mangen::Man::new(command.disable_help_subcommand(true)).render(to),
+        ("man", None) => return man::write(command.disable_help_subcommand(true), to),
         ("unit", _) => return to.write_all(UNIT.as_bytes()),
         _ => {}
     }

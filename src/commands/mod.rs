@@ -5,6 +5,8 @@ pub mod check;
 pub mod connect;
 pub mod dead_letters;
 pub mod generate;
+mod host;
+mod man;
 pub mod port;
 pub mod send;
 pub mod sink;

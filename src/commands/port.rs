@@ -1,7 +1,7 @@
 //! Owns the way to a running daemon: where its stats port is, and what it says there. It changes nothing.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,8 +46,11 @@ pub fn address(given: &ArgMatches, around: &Surroundings<'_>) -> Result<SocketAd
     }
 }
 
-/// An address, a host with a port or without, or a URL.
+/// An address, a host with a port or without, a port of this host, or a URL.
 fn resolve(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok((Ipv4Addr::LOCALHOST, port).into());
+    }
     let host = text.strip_prefix("http://").unwrap_or(text);
     let host = host.split('/').next().unwrap_or_default();
     let with_port = |host: &str| host.to_socket_addrs().map(|mut found| found.next());
@@ -85,6 +88,7 @@ mod tests {
         for (text, found) in [
             ("127.0.0.1:9000", "127.0.0.1:9000"),
             ("127.0.0.1", "127.0.0.1:8004"),
+            ("9000", "127.0.0.1:9000"),
             ("http://127.0.0.1:9000/stats", "127.0.0.1:9000"),
             ("[::1]:9000", "[::1]:9000"),
         ] {

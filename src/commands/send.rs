@@ -2,6 +2,7 @@
 //! It never reads further than one batch ahead, and never hides a line that it could not send.
 
 use super::{complain, say};
+use crate::cli;
 use clap::builder::{EnumValueParser, PossibleValue};
 use clap::{Arg, ArgMatches, Command, ValueEnum};
 use std::borrow::Cow;
@@ -32,10 +33,12 @@ Examples:
   blueflood-forward send my.metric 1.5
   blueflood-forward send my.metric 1.5 1700000000
   echo 'my.metric 1.5' | blueflood-forward send
-  blueflood-forward send --protocol line --to udp:127.0.0.1:2003 < lines.txt
+  blueflood-forward send --to udp:127.0.0.1:2003 < lines.txt
 
-Without a timestamp the time is now. A line that is no datapoint is reported with its number, the others are sent all \
-the same, and the exit status is 1.";
+Without a timestamp the time is now. A line that is no datapoint is reported with its number, and the others are sent all \
+the same.
+
+Exit status: 0 if all was sent, 1 if not, 2 for wrong arguments.";
 
 /// How datapoints are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +71,7 @@ pub fn command() -> Command {
             Arg::new("protocol")
                 .long("protocol")
                 .value_parser(EnumValueParser::<Protocol>::new())
-                .default_value("pickle")
-                .help("How to write them"),
+                .help("How to write them [default: pickle; line, if it goes to udp:]"),
         )
         .arg(
             Arg::new("to")
@@ -97,7 +99,9 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> ExitCode {
     let text = |name: &str| matches.get_one::<String>(name).map(String::as_str);
     let to = text("to").unwrap_or(TO);
-    let protocol = matches.get_one::<Protocol>("protocol").copied().unwrap_or(Protocol::Pickle);
+    // A datagram carries lines, whatever is usual.
+    let usual = if to.starts_with("udp:") { Protocol::Line } else { Protocol::Pickle };
+    let protocol = matches.get_one::<Protocol>("protocol").copied().unwrap_or(usual);
     let outcome = match (text("name"), text("value")) {
         (Some(name), Some(value)) => send_one(to, protocol, name, value, text("timestamp")),
         _ => send_input(to, protocol),
@@ -109,19 +113,29 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
             if bad_lines == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            complain(error);
-            ExitCode::FAILURE
+            complain(format_args!("error: {error}"));
+            match error {
+                SendError::Wrong(_) => ExitCode::from(cli::EXIT_USAGE),
+                SendError::Failed(_) => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 /// Why nothing, or not all, was sent: a sentence for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SendError(String);
+pub enum SendError {
+    /// What was typed cannot be sent at all.
+    Wrong(String),
+    /// It went wrong on the way.
+    Failed(String),
+}
 
 impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            SendError::Wrong(why) | SendError::Failed(why) => f.write_str(why),
+        }
     }
 }
 
@@ -143,9 +157,9 @@ fn send_one(
     value: &str,
     time: Option<&str>,
 ) -> Result<Sent, SendError> {
-    let point = Datapoint::new(name, value, time).map_err(SendError)?;
+    let point = Datapoint::new(name, value, time).map_err(SendError::Wrong)?;
     let mut sender = Sender::connect(to, protocol)?;
-    sender.check(&point).map_err(SendError)?;
+    sender.check(&point).map_err(SendError::Wrong)?;
     sender.push(&point)?;
     sender.flush()?;
     Ok(Sent { points: sender.sent, bad_lines: 0 })
@@ -177,7 +191,7 @@ pub fn send_lines<R: Read>(
             sender.flush()?;
         }
         let whole = read_line(&mut input, &mut line)
-            .map_err(|error| SendError(format!("cannot read standard input: {error}")))?;
+            .map_err(|error| SendError::Failed(format!("cannot read standard input: {error}")))?;
         if line.is_empty() {
             break;
         }
@@ -288,13 +302,14 @@ impl Sender {
             unix(path)
         } else if let Some(address) = to.strip_prefix("udp:") {
             if protocol != Protocol::Line {
-                return Err(SendError("datagrams carry lines only: add --protocol line".to_owned()));
+                return Err(SendError::Wrong("datagrams carry lines only: add --protocol line".to_owned()));
             }
             udp(address)
         } else {
             tcp(to.strip_prefix("tcp:").unwrap_or(to))
         };
-        let output = output.map_err(|error| SendError(format!("cannot reach {to}: {}", hint(&error))))?;
+        let output =
+            output.map_err(|error| SendError::Failed(format!("cannot reach {to}: {}", hint(&error))))?;
         Ok(Sender {
             to: to.to_owned(),
             protocol,
@@ -349,7 +364,12 @@ impl Sender {
             Protocol::Pickle => pickled(&self.points).and_then(|frame| self.output.write(&frame)),
         };
         written.map_err(|error| {
-            SendError(format!("{} took {} datapoints, then it failed: {}", self.to, self.sent, hint(&error)))
+            SendError::Failed(format!(
+                "{} took {} datapoints, then it failed: {}",
+                self.to,
+                self.sent,
+                hint(&error)
+            ))
         })?;
         self.sent = self.sent.saturating_add(self.waiting);
         self.waiting = 0;

@@ -20,8 +20,9 @@ const EXAMPLES: &str = "\
 It answers POST /v2.0/TENANT/ingest as a real Blueflood does, refusals, silences and all, and keeps the last 1,000,000 \
 datapoints in memory, so that you can read them back:
 
-  curl 'http://127.0.0.1:19000/v2.0/tenant/views/my.metric?from=0&to=9999999999999&resolution=FULL'
-  curl -d '[\"a\",\"b\"]' 'http://127.0.0.1:19000/v2.0/tenant/views?from=0&to=9999999999999&resolution=FULL'
+  all='from=0&to=9999999999999&resolution=FULL'
+  curl \"http://127.0.0.1:19000/v2.0/tenant/views/my.metric?$all\"
+  curl -d '[\"a\",\"b\"]' \"http://127.0.0.1:19000/v2.0/tenant/views?$all\"
 
 --answers has it misbehave, step by step, and then be normal again:
 
@@ -37,9 +38,10 @@ Other steps: half, garbage, close, reset, reset-unread, early:413, endless, stal
 
 A Blueflood whose Cassandra fails answers 200 all the same, as was measured; --reads does the same to who reads back:
 
-  --answers awayx* --reads awayx*     all of Cassandra is away: 200 and lost; what is read back is empty, or a 500
-  --answers part:50x*                 one node of two is away: the rows of half of all names are lost
-  --answers miss:2x*                  two rows of each payload are lost
+  --answers awayx* --reads awayx*
+                         all of Cassandra is away: 200 and lost, and reads are empty or a 500
+  --answers part:50x*    one node of two is away: the rows of half of all names are lost
+  --answers miss:2x*     two rows of each payload are lost
   --reads 500x3,empty,short:70,late:500
 
 For trials and tests only: it keeps nothing, checks nobody's identity, and is gone with Ctrl-C.";
@@ -48,7 +50,7 @@ For trials and tests only: it keeps nothing, checks nobody's identity, and is go
 pub fn command() -> Command {
     Command::new("sink")
         .about("A stand-in for Blueflood, in memory: see what the daemon sends, and try it against faults")
-        .after_help(EXAMPLES)
+        .after_long_help(EXAMPLES)
         .arg(
             Arg::new("listen")
                 .long("listen")

@@ -42,8 +42,11 @@ pub fn command() -> Command {
                 .args(arguments()),
         )
         .after_help(
-            "All but compact work beside a running daemon, only read, and read a spool of an older version too.\n\
-             They need root or the daemon's user: nobody else may read a spool.",
+            "All but compact work beside a running daemon, only read, and read a spool of an older version too. \
+             They need root or the daemon's user: nobody else may read a spool.\n\n\
+             Examples:\n  \
+               blueflood-forward spool info\n  \
+               blueflood-forward spool export --of acme >acme.jsonl",
         )
 }
 
@@ -99,7 +102,10 @@ fn found(loaded: &Loaded) -> Option<PathBuf> {
     let own = matches!(&loaded.settings.spool, SpoolPlace::File(path) if path.exists());
     let packaged = || {
         let path = Path::new(PACKAGED).join("spool.db");
-        (!own && path.exists()).then_some((path, "the service has it"))
+        // Its folder is the service's alone: that we may not look is no sign that there is nothing.
+        let forbids = |error: io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        let is_there = std::fs::metadata(&path).map_or_else(forbids, |_| true);
+        (!own && is_there).then_some((path, "the service has it"))
     };
     let (path, why) = running.or_else(packaged)?;
     complain(format_args!("spool {}: {why}", path.display()));

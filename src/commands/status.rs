@@ -20,8 +20,14 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How much of a sample is shown, in bytes.
 const LAST_BYTES_MAX: usize = 200;
 
+/// How much of any other text is shown, in bytes.
+const WORDS_BYTES_MAX: usize = 2_000;
+
 /// An error that is so much older than the last success is no news, in seconds.
 const OLD_ERROR_S: u64 = 300;
+
+/// As wide as the word before each line.
+const INDENT: &str = "           ";
 
 /// Moves the cursor home and clears what is below: less flicker than clearing first.
 const REDRAW: &str = "\x1b[H\x1b[J";
@@ -45,8 +51,11 @@ pub fn command() -> Command {
         )
         .args(settings::arguments_for(&["stats", "config"]))
         .after_help(
-            "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change\n\
-             mends it), 1 no daemon answers, 2 wrong arguments.",
+            "Exit status: 0 well, 3 losing, 4 keeping (not delivering, and everything is kept), 5 wrong (only a change \
+             mends it), 1 no daemon answers, 2 wrong arguments.\n\n\
+             Examples:\n  \
+               blueflood-forward status --watch\n  \
+               blueflood-forward status --json --stats metrics.example.com:8004",
         )
 }
 
@@ -70,13 +79,8 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
                         let _ = write!(io::stdout(), "{REDRAW}");
                     }
                     let wants_colour = is_terminal && std::env::var_os("NO_COLOR").is_none();
-                    fit(text(&stats), size).into_iter().enumerate().for_each(|(at, line)| {
-                        if at == 0 && wants_colour {
-                            say(coloured(&line, condition(&stats)))
-                        } else {
-                            say(line)
-                        }
-                    });
+                    let colour = wants_colour.then(|| condition(&stats));
+                    shown(verdict(&stats), figures(&stats), colour, size).iter().for_each(say);
                 }
                 ExitCode::from(condition(&stats).exit_code())
             }
@@ -105,11 +109,43 @@ fn size() -> Option<(usize, usize)> {
     (size.ws_row > 1 && size.ws_col > 0).then(|| (usize::from(size.ws_row), usize::from(size.ws_col)))
 }
 
-/// As much as a terminal has room for: what is most wanted comes first.
-fn fit(lines: Vec<String>, size: Option<(usize, usize)>) -> Vec<String> {
-    let Some((rows, columns)) = size else { return lines };
+/// As much as a terminal has room for, the most wanted first: the verdict whole, and its first line in colour; of the
+/// figures what fits.
+fn shown(
+    verdict: Vec<String>,
+    figures: Vec<String>,
+    colour: Option<Condition>,
+    size: Option<(usize, usize)>,
+) -> Vec<String> {
+    let (rows, columns) = size.unwrap_or((usize::MAX, usize::MAX));
     let cut = |line: String| line.chars().take(columns).collect();
-    lines.into_iter().take(rows.saturating_sub(1)).map(cut).collect()
+    let painted = |(at, line): (usize, String)| {
+        let lines = wrapped(&line, columns).into_iter();
+        let paint = |line: String| match colour {
+            Some(condition) if at == 0 => coloured(&line, condition),
+            _ => line,
+        };
+        lines.map(paint).collect::<Vec<_>>()
+    };
+    let verdict = verdict.into_iter().enumerate().flat_map(painted);
+    verdict.chain(figures.into_iter().map(cut)).take(rows.saturating_sub(1)).collect()
+}
+
+/// A line in several, broken between words, those after the first indented as far as the words of the first are.
+fn wrapped(line: &str, columns: usize) -> Vec<String> {
+    if line.chars().count() <= columns {
+        return vec![line.to_owned()];
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split_inclusive(' ') {
+        let room = |line: &String| line.chars().count().saturating_add(word.trim_end().chars().count());
+        match lines.last_mut() {
+            Some(line) if room(line) <= columns => line.push_str(word),
+            Some(_) => lines.push(format!("{INDENT}{word}")),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines.into_iter().map(|line| line.chars().take(columns).collect()).collect()
 }
 
 fn coloured(line: &str, condition: Condition) -> String {
@@ -136,7 +172,7 @@ fn condition(stats: &Value) -> Condition {
 }
 
 /// The figures as lines.
-fn text(stats: &Value) -> Vec<String> {
+fn figures(stats: &Value) -> Vec<String> {
     let points = at(stats, "/datapoints");
     let forwarder = at(stats, "/forwarder");
     let now = at(stats, "/time_ms").as_u64().unwrap_or(0) / 1_000;
@@ -144,13 +180,12 @@ fn text(stats: &Value) -> Vec<String> {
     let ago = |time: &Value, never: &str| {
         time.as_u64().map_or(never.to_owned(), |time| format!("{} ago", span(now.saturating_sub(time))))
     };
-    let mut lines = verdict(stats, now);
-    lines.push(format!(
+    let mut lines = vec![format!(
         "daemon     {} on {}, up for {}",
         plain(at(stats, "/version")),
         plain(at(stats, "/host")),
         span(at(stats, "/uptime_s").as_u64().unwrap_or(0))
-    ));
+    )];
     lines.push(format!(
         "delivers   to {} (tenant {})",
         plain(at(forwarder, "/url")),
@@ -175,7 +210,7 @@ fn text(stats: &Value) -> Vec<String> {
         ),
         _ => format!(
             "Blueflood  not now: {}{}; last took metrics {}",
-            plain(at(gate, "/cause")).escape_debug(),
+            plain(at(gate, "/cause")),
             at(gate, "/next_try_in_s")
                 .as_f64()
                 .filter(|&left| left > 0.0)
@@ -191,7 +226,7 @@ fn text(stats: &Value) -> Vec<String> {
             "of {}",
             span(now.saturating_sub(at)) + " ago"
         )),
-        plain(at(stats, "/spool/path")).escape_debug()
+        plain(at(stats, "/spool/path"))
     ));
     // Fields of a disk that is full, or of a spool that something is amiss with.
     for (field, words) in [
@@ -200,7 +235,7 @@ fn text(stats: &Value) -> Vec<String> {
         ("/spool/amiss", "amiss"),
     ] {
         match at(stats, field) {
-            Value::String(why) => lines.push(format!("spool      {words}: {}", why.escape_debug())),
+            why @ Value::String(_) => lines.push(format!("spool      {words}: {}", plain(why))),
             Value::Bool(true) => lines.push(format!("spool      {words}")),
             _ => {}
         }
@@ -261,12 +296,11 @@ fn text(stats: &Value) -> Vec<String> {
     ));
     let error_time = at(forwarder, "/last_error/time").as_u64().unwrap_or(0);
     let success_time = at(forwarder, "/last_success").as_u64().unwrap_or(0);
-    if let Some(error) = at(forwarder, "/last_error/text").as_str()
-        && success_time <= error_time.saturating_add(OLD_ERROR_S)
-    {
+    let error = at(forwarder, "/last_error/text");
+    if error.is_string() && success_time <= error_time.saturating_add(OLD_ERROR_S) {
         lines.push(format!(
             "last error {} ({})",
-            error.escape_debug(),
+            plain(error),
             ago(at(forwarder, "/last_error/time"), "never")
         ));
     }
@@ -275,8 +309,9 @@ fn text(stats: &Value) -> Vec<String> {
 
 /// The verdict: what is so since when, until when, and what to do. Whoever answers in Blueflood's place has a part in the
 /// words.
-fn verdict(stats: &Value, now: u64) -> Vec<String> {
-    let words = |path: &str| at(stats, path).as_str().map(|words| words.escape_debug().to_string());
+fn verdict(stats: &Value) -> Vec<String> {
+    let now = at(stats, "/time_ms").as_u64().unwrap_or(0) / 1_000;
+    let words = |path: &str| Some(at(stats, path)).filter(|words| words.is_string()).map(plain);
     let condition = condition(stats);
     let name = condition.name().to_uppercase();
     let since = at(stats, "/verdict/since").as_u64();
@@ -326,9 +361,9 @@ fn at<'a>(stats: &'a Value, path: &str) -> &'a Value {
     stats.pointer(path).unwrap_or(&Value::Null)
 }
 
-/// A text without its quotes.
-fn plain(value: &Value) -> &str {
-    value.as_str().unwrap_or("?")
+/// A text without its quotes. It may be a stranger's.
+fn plain(value: &Value) -> String {
+    printable(value.as_str().unwrap_or("?").as_bytes(), WORDS_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -338,11 +373,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_most_wanted_is_what_a_small_terminal_shows() {
-        let lines = |n: usize| (0..n).map(|i| format!("line {i} of many words")).collect::<Vec<_>>();
-        assert_eq!(fit(lines(30), Some((12, 6))).len(), 11);
-        assert_eq!(fit(lines(30), Some((12, 6)))[0], "line 0");
-        assert_eq!(fit(lines(30), None), lines(30));
+    fn a_small_terminal_shows_the_whole_verdict_and_what_fits_of_the_figures() {
+        let verdict = || vec!["WELL       one two three four".to_owned(), "next       five".to_owned()];
+        let figures = |n: usize| (0..n).map(|i| format!("figure {i} of many words")).collect::<Vec<_>>();
+        assert_eq!(
+            shown(verdict(), figures(30), None, Some((6, 19))),
+            [
+                "WELL       one two ",
+                "           three ",
+                "           four",
+                "next       five",
+                "figure 0 of many wo"
+            ]
+        );
+        let coloured = shown(verdict(), figures(30), Some(Condition::Well), Some((6, 19)));
+        assert_eq!(coloured.iter().filter(|line| line.contains("\x1b[1;32m")).count(), 3);
+        assert_eq!(shown(verdict(), figures(30), None, None).len(), 32);
+        assert!(
+            shown(verdict(), figures(3), None, Some((50, 1))).iter().all(|line| line.chars().count() <= 1)
+        );
     }
 
     #[test]
@@ -353,6 +402,6 @@ mod tests {
         assert_eq!(condition(&open), Condition::Well);
         assert_eq!(condition(&closed), Condition::Keeping);
         assert_eq!(condition(&wrong), Condition::Wrong);
-        assert_eq!(verdict(&wrong, 0), ["WRONG      a setting"]);
+        assert_eq!(verdict(&wrong), ["WRONG      a setting"]);
     }
 }

@@ -15,9 +15,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::complain;
-use crate::cli;
-use crate::settings::{self, Settings, Surroundings};
+use super::{complain, port};
+use crate::settings::{self, Surroundings};
 
 /// How long the daemon may take to answer, and how long it may then be silent: it says its counts all the time.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,16 +28,15 @@ const LINE_BYTES_MAX: u64 = 64 << 10;
 const SAY_LEFT_OUT_EVERY: Duration = Duration::from_secs(10);
 
 const AFTER_HELP: &str = "\
-Each line has the time of its arrival (UTC), the endpoint and its protocol, then name, value and
-timestamp as they were sent. What cannot be forwarded is MALFORMED or SKIPPED, with the reason, who
-sent it, and how it begins. Characters that a terminal would obey are shown as \\n or \\u{1b}.
+Each line has the time of its arrival (UTC), the endpoint and its protocol, then name, value and timestamp as they were \
+sent. What cannot be forwarded is MALFORMED or SKIPPED, with the reason, who sent it, and how it begins. Characters that a \
+terminal would obey are shown as \\n or \\u{1b}.
 
-The tap never slows the flow: of more than 1,000 datapoints a second it shows a sample, and says so
-on standard error. With --match all names are looked at first, as many as 2% of a core can do.
+The tap never slows the flow: of more than 1,000 datapoints a second it shows a sample, and says so on standard error. With \
+--match all names are looked at first, as many as 2% of a core can do.
 
-A glob is for whole names as they were sent, without --metric_prefix: * is any characters (dots
-too), ? one byte, [a-c] one of these, {web,db} one of those. What is malformed is asked for by its
-first word.
+A glob is for whole names as they were sent, without --metric_prefix: * is any characters (dots too), ? one byte, [a-c] one \
+of these, {web,db} one of those. What is malformed is asked for by its first word.
 
 Examples:
   The next ten datapoints:
@@ -70,11 +68,9 @@ pub fn command() -> Command {
                 .value_parser(value_parser!(u64).range(1..))
                 .help("End after so many lines"),
         )
-        .args(
-            settings::arguments()
-                .filter(|argument| ["stats", "config"].contains(&argument.get_id().as_str())),
-        )
-        .after_help(AFTER_HELP)
+        // Its own --limit is another than the daemon's.
+        .args(settings::arguments_for(&["stats", "config"]).filter(|argument| argument.get_id() != "limit"))
+        .after_long_help(AFTER_HELP)
 }
 
 /// How it came to an end.
@@ -89,13 +85,9 @@ enum End {
 
 /// Prints what passes, until there is enough of it or nobody wants more.
 pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
-    let address = match Settings::load(given, around) {
-        Ok(loaded) => loaded.settings.stats,
-        Err(refused) => return cli::refuse(*refused),
-    };
-    let Some(address) = address else {
-        complain("error: the stats port is turned off: name the daemon's with --stats or --config");
-        return ExitCode::FAILURE;
+    let address = match port::address(given, around) {
+        Ok(address) => address,
+        Err(code) => return code,
     };
     let glob = given.get_one::<String>("match").map(String::as_str);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -3,7 +3,22 @@
 
 use clap::{Arg, ArgAction};
 
-use super::table::{Setting, TABLE};
+use super::table::{Group, Setting, TABLE};
+
+/// The settings that `-h` shows: those that nearly everybody sets.
+const USUAL: [&str; 11] = [
+    "endpoint",
+    "blueflood",
+    "tenant",
+    "metric_prefix",
+    "interval",
+    "user",
+    "key_file",
+    "spool",
+    "stats",
+    "log_level",
+    "config",
+];
 
 /// One argument a setting, with the original's names; dashes do as well as underscores.
 pub fn arguments() -> impl Iterator<Item = Arg> {
@@ -15,17 +30,22 @@ pub fn arguments() -> impl Iterator<Item = Arg> {
 pub fn arguments_for(shown: &'static [&'static str]) -> impl Iterator<Item = Arg> {
     arguments().map(move |argument| {
         let is_shown = shown.contains(&argument.get_id().as_str());
-        argument.hide(!is_shown)
+        argument.hide(!is_shown).hide_short_help(!is_shown)
     })
 }
 
 fn argument(setting: &'static Setting) -> Arg {
-    let default = format!("{} [default: {}]", setting.help(), setting.shown(setting.default));
+    let default = format!("[default: {}]", setting.shown(setting.default));
+    let what = setting.help();
+    let short = [": ", ". ", "; "].iter().filter_map(|end| what.split_once(end)).map(|(short, _)| short);
+    let short = short.min_by_key(|short| short.len()).unwrap_or(what).trim_end_matches('.');
     let mut argument = Arg::new(setting.key)
         .long(setting.key)
         .value_name(setting.value)
-        .help(default)
-        .help_heading(setting.group.heading())
+        .help(format!("{short} {default}"))
+        .long_help(format!("{what} {default}"))
+        .hide_short_help(!USUAL.contains(&setting.key))
+        .help_heading((setting.group != Group::General).then(|| setting.group.heading()))
         // A negative number is a value like any other here: it is refused later, with what to write instead.
         .allow_negative_numbers(true)
         .action(if setting.list { ArgAction::Append } else { ArgAction::Set });

@@ -5,6 +5,7 @@
 mod arguments;
 mod auth;
 mod ini;
+mod originals;
 mod render;
 mod schema;
 mod sources;
@@ -132,6 +133,7 @@ impl Settings {
         let sources::Gathered { mut effective, mut problems, mut warnings } =
             sources::Gathered::from(given, around);
         in_memory(&mut effective);
+        warnings.extend(originals::doubts(&effective, &around.environment));
         let find = |key: &str| effective.iter().find(|entry| entry.setting.key == key);
         let problem = |key: &str, why: String| {
             let (value, origin) = find(key).map_or_else(Default::default, |entry| {

@@ -173,6 +173,35 @@ fn the_names_of_the_originals_image_count_where_they_are_asked_for() {
 
 /// Its entrypoint turned an empty user and key into the user `-k`, and a URL without a scheme never worked.
 #[test]
+fn what_of_the_originals_image_does_not_count_is_said() {
+    assert_eq!(
+        User::types("").sets("TENANT_ID", "acme").warnings(),
+        [
+            "TENANT_ID is set, and does not count: set BLUEFLOOD_FORWARD_TENANT, or BLUEFLOOD_FORWARD_ORIGINAL_NAMES=1 for all \
+          names of the original's image"
+        ]
+    );
+    // Somebody else's, or said otherwise.
+    assert_eq!(User::types("").sets("LIMIT", "5").warnings(), [""; 0]);
+    assert_eq!(User::types("--tenant acme").sets("TENANT_ID", "other").warnings(), [""; 0]);
+    assert_eq!(User::types("").sets("TENANT_ID", "a").sets(ORIGINAL_NAMES, "0").warnings(), [""; 0]);
+
+    let image = || User::types("").sets(ORIGINAL_NAMES, "1").sets("TENANT_ID", "acme");
+    let [port] = &image().warnings()[..] else { panic!("one warning") };
+    assert!(port.contains("port 2007") && port.contains("ENDPOINT=tcp:2007"), "{port}");
+    let logging =
+        image().sets("ENDPOINT", "tcp:2007").sets("TWISTED_LOG_LEVEL", "INFO").sets("LOG_DIR", "/var/log/x");
+    assert_eq!(
+        logging.sets("LOG_ROTATE_LENGTH", "5").sets("MAX_LOG_ROTATED_FILES", "").warnings(),
+        [
+            "TWISTED_LOG_LEVEL of the original's image does not count: set BLUEFLOOD_FORWARD_LOG_LEVEL",
+            "LOG_DIR of the original's image does not count: set BLUEFLOOD_FORWARD_LOG_FILE",
+            "LOG_ROTATE_LENGTH of the original's image does not count: set BLUEFLOOD_FORWARD_LOG_FILE_MAX",
+        ]
+    );
+}
+
+#[test]
 fn the_originals_image_had_faults_that_are_not_repeated() {
     let user = || User::types("").sets(ORIGINAL_NAMES, "1");
     let unset = user().sets("KEYSTONE_USER", "").sets("KEYSTONE_KEY", "").sets("TENANT_ID", "").settings();

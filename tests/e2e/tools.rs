@@ -1,6 +1,7 @@
 //! The tools beside a running daemon: what is in the spool, what was refused, how it is.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -83,12 +84,40 @@ fn what_was_refused_is_read_sent_again_and_thrown_away() {
     assert!(world.blueflood.wait_for(|state| state.requests_seen() > seen, PATIENCE));
     daemon.expect_count("/datapoints/refused", 3);
 
+    // What is misspelt is no dead letter.
+    let misspelt = run(&["dead-letters", "replay", "--reason", "Metricname", "--spool", spool]);
+    assert_eq!(misspelt.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&misspelt.stderr).contains("there are some for "), "{misspelt:?}");
+
     // Then it takes them.
     world.blueflood.script(Script::new());
     assert!(says(&["dead-letters", "replay", "--spool", spool]).starts_with("3 datapoints"));
     daemon.expect_count("/datapoints/refused", 0);
     daemon.expect_delivered(8);
     assert!(world.stored().contains_key("bad.2"));
+    assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
+}
+
+#[test]
+fn what_waits_to_be_sent_again_is_told() {
+    let world = World::new();
+    world.blueflood.script(Script::parse("refuse(bad.)").unwrap());
+    let daemon = world.daemon(&[]);
+    daemon.send_lines("bad", 3);
+    daemon.expect_count("/datapoints/refused", 3);
+    let spool = world.spool();
+    let spool = spool.to_str().unwrap();
+    assert!(!says(&["dead-letters", "list", "--spool", spool]).contains("wait to be sent again"));
+    daemon.stop();
+    let said = says(&["dead-letters", "replay", "--spool", spool]);
+    assert!(said.contains("3 wait for that: no daemon runs on this spool"), "{said}");
+    assert!(
+        says(&["dead-letters", "replay", "--spool", spool])
+            .starts_with("0 datapoints will be sent again\n3 wait")
+    );
+    assert!(says(&["dead-letters", "list", "--spool", spool]).contains("3 of all wait to be sent again"));
+    world.blueflood.script(Script::new());
+    world.daemon(&[]).expect_delivered(3);
     assert_eq!(says(&["dead-letters", "list", "--spool", spool]), "none\n");
 }
 
@@ -162,11 +191,49 @@ fn a_spool_that_is_not_there_is_said() {
 }
 
 #[test]
+fn a_trial_on_a_port_that_is_taken_says_what_to_type() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/try.sh");
+    let mut trial = Command::new(script);
+    trial
+        .arg(env!("CARGO_BIN_EXE_blueflood-forward"))
+        .envs([("SINK", "127.0.0.1:1"), ("STATS", "127.0.0.1:1")]);
+    let output = trial.env("GRAPHITE", port.to_string()).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{output:?}");
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = format!("127.0.0.1:{port} is taken\nchoose another port: make run GRAPHITE=");
+    assert!(words.starts_with(&expected) && words.contains(" SINK=127.0.0.1:1 STATS=127.0.0.1:1"), "{words}");
+}
+
+/// A check that needs no port which another may have.
+const CHECK: [&str; 7] = ["check", "--connect", "--endpoint", "tcp:0", "--stats=", "--tenant", TENANT];
+
+#[test]
+fn a_check_beside_the_daemon_of_the_same_settings_is_no_error() {
+    let world = World::new();
+    let daemon = world.daemon(&[]);
+    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let stats = url.trim_start_matches("http://").trim_end_matches("/stats");
+    let endpoint = format!("tcp:{}:interface=127.0.0.1", daemon.port("tcp"));
+    let spool = world.spool();
+    let check = ["check", "--endpoint", &endpoint, "--spool", spool.to_str().unwrap()];
+    let said = says(&[&check[..], &["--stats", stats]].concat());
+    assert!(said.contains("is in use, by the daemon that runs here"), "{said}");
+    let said = says(&[&check[..], &["--stats="]].concat());
+    assert!(said.contains("is in use, by a running daemon perhaps"), "{said}");
+}
+
+#[test]
 fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
     let world = World::new();
     let url = world.blueflood.url();
-    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", "off", "--connect"];
-    assert!(says(&check).contains("Blueflood  answers"));
+    let check = [&CHECK[..], &["--blueflood", &url, "--query", "off"]].concat();
+    let said = says(&check);
+    assert!(
+        said.contains("Blueflood  answers") && said.contains("not proven: that it takes datapoints"),
+        "{said}"
+    );
     assert!(world.stored().is_empty());
     assert!(says(&[&check[..], &["--send", "-p", "site"]].concat()).contains("stored a datapoint"));
     assert_eq!(world.stored()["site.blueflood-forward.check"], 1.0);
@@ -181,7 +248,7 @@ fn a_check_reaches_blueflood_and_sends_one_datapoint_only_when_told_to() {
 fn a_check_reads_back_what_it_sends_where_there_is_a_query_side() {
     let world = World::new();
     let url = world.blueflood.url();
-    let check = ["check", "--blueflood", &url, "--tenant", TENANT, "--query", &url, "--connect"];
+    let check = [&CHECK[..], &["--blueflood", &url, "--query", &url]].concat();
     assert!(says(&check).contains("Read back  works"));
     assert!(says(&[&check[..], &["--send"]].concat()).contains("and it was read back"));
 
@@ -194,6 +261,12 @@ fn a_check_reads_back_what_it_sends_where_there_is_a_query_side() {
     let output = run(&check);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("Blueflood's Cassandra"), "{output:?}");
+    assert!(says(&[&check[..], &["--confirm", "off"]].concat()).contains("not tried: confirm is off"));
+    // Where nothing is read, a witness tells.
+    let witness = [&check[..], &["--confirm", "witness", "--send"]].concat();
+    assert_eq!(run(&witness).status.code(), Some(1));
+    world.blueflood.store_back();
+    assert!(says(&witness).contains("Blueflood stored a witness"));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::{
 };
 
 use listenfd::ListenFd;
+use rustix::fs::Access;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::tls::Identity;
@@ -124,6 +125,50 @@ impl fmt::Display for BindError {
 }
 
 impl std::error::Error for BindError {}
+
+impl BindError {
+    /// Whether somebody has it already.
+    pub fn is_in_use(&self) -> bool {
+        matches!(&self.why, Why::Socket(error) if error.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
+/// Whether an endpoint could be bound now. Nobody listens meanwhile, so no sender can connect and lose what it sends.
+/// Of the sockets that systemd passes only a start by systemd can tell.
+///
+/// # Errors
+/// [`BindError`], as [`Bound::bind`] would have it.
+pub fn could_bind(endpoint: &Endpoint) -> Result<(), BindError> {
+    let tried = match &endpoint.transport {
+        Transport::Tcp { address, .. } => could_listen(*address).map_err(Why::from),
+        Transport::Tls { address, files, .. } => {
+            Identity::read(files).map_err(Why::Files).and_then(|_| could_listen(*address).map_err(Why::from))
+        }
+        Transport::Udp { address } => udp(*address).map(drop).map_err(Why::from),
+        Transport::Unix { path, .. } => could_make(path).map_err(Why::from),
+        Transport::Systemd { .. } => Ok(()),
+    };
+    tried.map_err(|why| BindError { endpoint: endpoint.to_string(), why })
+}
+
+/// Whether a TCP port could be listened on now.
+///
+/// # Errors
+/// The system's.
+pub fn could_listen(address: SocketAddr) -> io::Result<()> {
+    bound(address).map(drop)
+}
+
+/// Whether the file of a unix socket could be made.
+fn could_make(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() && UnixStream::connect(path).is_err() => {}
+        Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+        Err(_) => {}
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
+}
 
 impl Bound {
     /// Binds the socket of an endpoint, or takes it from those that systemd `passed`.
@@ -247,6 +292,12 @@ fn bind(transport: &Transport, passed: &mut ListenFd) -> Result<Bound, Why> {
 }
 
 fn tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = bound(address)?;
+    listen(&socket, backlog)?;
+    Ok(socket.into())
+}
+
+fn bound(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier run that linger must not keep us from starting.
     socket.set_reuse_address(true)?;
@@ -254,8 +305,7 @@ fn tcp(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.bind(&address.into())?;
-    listen(&socket, backlog)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn udp(address: SocketAddr) -> io::Result<UdpSocket> {

@@ -36,8 +36,8 @@ pub enum InspectError {
     Forbidden {
         /// What was not allowed.
         what: &'static str,
-        /// Whose the file is.
-        owner: u32,
+        /// Whose the file is, if this user may see that.
+        owner: Option<u32>,
     },
     /// The daemon has it.
     Held(String),
@@ -54,10 +54,10 @@ impl std::fmt::Display for InspectError {
                 f.write_str("there is no spool: name the daemon's with --spool or --config")
             }
             InspectError::Refused(error) => error.fmt(f),
-            InspectError::Forbidden { what, owner } => write!(
-                f,
-                "this user may not {what} it: run this as root, or as the daemon's user (uid {owner})"
-            ),
+            InspectError::Forbidden { what, owner } => {
+                write!(f, "this user may not {what} it: run this as root, or as the daemon's user")?;
+                owner.map_or(Ok(()), |owner| write!(f, " (uid {owner})"))
+            }
             InspectError::Held(holder) => write!(
                 f,
                 "the daemon has it ({holder}), and gives unused room back by itself: stop it first, or leave it alone"
@@ -378,6 +378,20 @@ impl Inspector {
         self.db.execute(&sql, params![which.reason, which.id])
     }
 
+    /// How many dead letters are marked, and not yet taken by a daemon.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn marked(&self) -> Result<u64> {
+        let count = "SELECT count(*) FROM dead_letter WHERE replay = 1";
+        self.db.query_row(count, (), |row| row.get(0)).map(|count: i64| u64::try_from(count).unwrap_or(0))
+    }
+
+    /// Who has the spool, if a daemon runs on it.
+    pub fn holder(&self) -> Option<String> {
+        holder(&self.path)
+    }
+
     /// Removes dead letters for good; how many. They stay counted as refused.
     ///
     /// # Errors
@@ -417,7 +431,7 @@ fn find(
     what: &'static str,
     try_it: impl FnOnce(&Path) -> io::Result<fs::File>,
 ) -> std::result::Result<PathBuf, InspectError> {
-    let owner = |path: &Path| fs::metadata(path).map_or(0, |file| file.uid());
+    let owner = |path: &Path| fs::metadata(path).ok().map(|file| file.uid());
     let failed = |path: &Path, error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => InspectError::Nothing,
         io::ErrorKind::PermissionDenied => InspectError::Forbidden { what, owner: owner(path) },

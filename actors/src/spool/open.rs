@@ -183,7 +183,7 @@ pub fn lock(path: &Path) -> Result<File, OpenError> {
 }
 
 /// Who has the spool that lies there, if anybody has.
-pub(super) fn holder(path: &Path) -> Option<String> {
+pub fn holder(path: &Path) -> Option<String> {
     lock::holder(&with_suffix(path, ".lock"))
 }
 
