@@ -341,8 +341,11 @@ fn what_is_acknowledged_is_kept_over_a_stop_and_counted_apart() {
     daemon.expect_count("/datapoints/acknowledged", 50);
     let datapoints = &daemon.stats()["datapoints"];
     assert_eq!((&datapoints["buffered"], &datapoints["delivered"]), (&50.into(), &0.into()));
+    // A stop looks at once, if there is somebody to ask.
+    scene.reads("timeoutx*");
     let ended = daemon.stop();
     assert_eq!((ended.code, &ended.last_line()["buffered"]), (Some(0), &50.into()));
+    scene.reads("");
     let daemon = scene.daemon(&[]);
     scene.expect_all(&daemon, 50);
     assert_eq!(numbers(&scene.world).1, 1, "it was there, and is not sent again");
