@@ -4,13 +4,15 @@
 //!
 //! It finds out by itself whether there is anything to look at, where it is not told.
 
+mod looking;
 pub mod query;
+mod shared;
 
 use std::{
     collections::HashMap,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use actix::{
@@ -18,27 +20,25 @@ use actix::{
     WrapFuture,
 };
 use slog::{Logger, info, warn};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 
-use self::query::Query;
+pub use self::shared::{Shared, Status};
+use self::{
+    looking::{Of, load, look_for, now_ms, send},
+    query::Query,
+};
 use crate::{
     core::{
-        blueflood::Verdict,
         chunk::Encoding,
         confirm::{Action, Belief, Confirm, Event, GroupId, Notice, Outcome, Seen, Way, What},
         datapoint::Datapoint,
         look,
         outbox::{ChunkId, Now, Standing},
-        payload,
-        row::{Encoder, RowSettings, Rows, RowsRef},
+        row::{Encoder, RowSettings, Rows},
     },
     faults,
-    forwarder::{
-        Auth,
-        post::{self, Target},
-        token,
-    },
-    spool::{AskLooks, Bodies, Confirmed, Spool, SpoolError},
+    forwarder::{Auth, post::Target},
+    spool::{AskLooks, Confirmed, Spool, SpoolError},
     supervisor::{Lifeline, supervised},
 };
 
@@ -111,70 +111,6 @@ pub struct Options {
     pub witness: String,
 }
 
-/// What it looks like from outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// `off`, `witness`, `sample` or `all`.
-    pub mode: &'static str,
-    /// The query side that it looks at.
-    pub query: Option<String>,
-    /// Why Blueflood cannot be believed, if so.
-    pub doubt: Option<String>,
-    /// Looks that were made, with the witnesses.
-    pub looks: u64,
-    /// Rows that were not there, and were sent again.
-    pub resent: u64,
-    /// Rows that count as delivered though nobody could tell.
-    pub unknown: u64,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self { mode: "off", query: None, doubt: None, looks: 0, resent: 0, unknown: 0 }
-    }
-}
-
-/// What the confirmer and the forwarder know of each other, whichever incarnation of them lives.
-#[derive(Debug, Clone)]
-pub struct Shared(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    standing: watch::Sender<Standing>,
-    poke: Notify,
-    status: Mutex<Status>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        // Until it is known whether anything is read back, nothing leaves: what is answered before counts as delivered.
-        let standing = Standing { holds: true, ..Standing::default() };
-        let (standing, _) = watch::channel(standing);
-        Self(Arc::new(Inner { standing, poke: Notify::new(), status: Mutex::default() }))
-    }
-}
-
-impl Shared {
-    /// Whether payloads may leave, and what their answers mean.
-    pub fn standing(&self) -> watch::Receiver<Standing> {
-        self.0.standing.subscribe()
-    }
-
-    /// Something was acknowledged.
-    pub fn poke(&self) {
-        self.0.poke.notify_one();
-    }
-
-    /// What it looks like now.
-    pub fn status(&self) -> Status {
-        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn show(&self, status: Status) {
-        *self.0.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
-    }
-}
-
 /// Confirm everything, and answer when that is done or the time is over.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -184,13 +120,6 @@ pub struct Drain(pub Duration);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Configure(pub Options);
-
-/// Rows, and whose they are.
-#[derive(Debug, Clone, Default)]
-struct Of {
-    tenant: Arc<str>,
-    rows: Rows,
-}
 
 /// What became of a witness.
 enum Witnessed {
@@ -344,11 +273,7 @@ impl Confirmer {
             holds: status.belief != Belief::Yes || doubt.is_some() || !self.is_settled(),
             doubt: doubt.clone(),
         };
-        self.shared.0.standing.send_if_modified(|known| {
-            let is_new = *known != standing;
-            *known = standing;
-            is_new
-        });
+        self.shared.stand(standing);
         self.shared.show(Status {
             mode: match status.way {
                 Way::Off => "off",
@@ -683,86 +608,12 @@ impl Confirmer {
 
     fn await_poke(&mut self, ctx: &mut Context<Self>) {
         let shared = self.shared.clone();
-        let poked = async move { shared.0.poke.notified().await };
+        let poked = async move { shared.poked().await };
         ctx.spawn(poked.into_actor(self).map(|(), confirmer, ctx| {
             confirmer.await_poke(ctx);
             confirmer.event(Event::Poke, ctx);
         }));
     }
-}
-
-/// The rows of chunks, and whose they are; `None` if one cannot be read.
-async fn load(spool: &Spool, ids: Vec<ChunkId>) -> Option<(Arc<str>, Vec<Rows>)> {
-    let n = ids.len();
-    let Bodies { tenant, chunks } =
-        spool.load_bodies(ids).await.ok().filter(|found| found.chunks.len() == n)?;
-    // Off the spool's thread, which has to serve others.
-    let rows: Option<Vec<Rows>> = chunks.iter().map(|chunk| chunk.open().ok()).collect();
-    Some((tenant, rows?))
-}
-
-/// Looks for some of the rows of a tenant: what was seen, which were absent, and one that was there.
-async fn look_for(
-    query: &Query,
-    tenant: &str,
-    all: &[Rows],
-    what: What,
-    control: Option<Of>,
-) -> (Seen, Rows, Option<Rows>) {
-    let all = all.iter().map(Rows::as_ref);
-    let rows = match what {
-        What::Sample => look::sample(all, now_ms(), |below| fastrand::u32(0..below.max(1))),
-        What::All | What::Absent => look::rows(all, now_ms()),
-    };
-    let wanted: Vec<u32> = (0..).take(rows.len()).collect();
-    let absent = match query.look(tenant, &rows, &wanted, query::LOOK_MAX).await {
-        Ok(absent) => absent,
-        Err(cause) => return (Seen::Failed(cause), Rows::default(), None),
-    };
-    let present = wanted.iter().rev().find(|at| !absent.contains(at));
-    let of = |at: &u32| rows.get(*at as usize).map(|row| RowsRef { text: row.text, count: 1 });
-    let there = present.and_then(of).map(|row| Rows { text: row.text.to_vec(), count: 1 });
-    if absent.is_empty() {
-        return (Seen::AllThere, Rows::default(), there);
-    }
-    let mut missing = Rows::default();
-    absent.iter().filter_map(of).for_each(|row| missing.append(row));
-    let control_there = match (&there, control) {
-        (Some(_), _) => true,
-        (None, Some(control)) => match look::Row::of(&control.rows.text) {
-            Some(row) => {
-                let looked = query.look(&control.tenant, &[row], &[0], query::LOOK_MAX).await;
-                matches!(looked, Ok(absent) if absent.is_empty())
-            }
-            None => false,
-        },
-        (None, None) => false,
-    };
-    (Seen::Absent { rows: missing.count.into(), control: control_there }, missing, there)
-}
-
-/// Sends rows as a payload is sent; an error unless Blueflood says that it stored them.
-async fn send(target: &Target, auth: Option<Auth>, encoding: Encoding, rows: Rows) -> Result<(), String> {
-    let body = payload::of_rows(rows, encoding).map_err(|damaged| damaged.to_string())?;
-    // Of its own: a connection that is kept for POSTs of metrics is for these.
-    let client = post::client(target);
-    let mut refused = None;
-    for _ in 0..2 {
-        let token = token(auth.clone(), refused).await.map_err(|missing| missing.cause)?;
-        match post::post(&client, target, &target.tenant, token.as_deref(), encoding, body.clone()).await {
-            Verdict::Stored => return Ok(()),
-            Verdict::Unauthorized if token.is_some() && refused.is_none() => {
-                refused = token.map(|token| token.generation);
-            }
-            other => return Err(other.words()),
-        }
-    }
-    Err(Verdict::Unauthorized.words())
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Actor for Confirmer {
