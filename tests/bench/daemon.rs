@@ -136,6 +136,10 @@ impl Daemon {
             "0",
         ]);
         command.args(["--connections", "2000"]);
+        if other.is_err() {
+            // An older build knows no such option, and reads nothing back.
+            command.args(["--query", "off"]);
+        }
         command.args(more).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let started = Instant::now();
         let mut process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::piped()));
