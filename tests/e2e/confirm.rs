@@ -17,7 +17,7 @@ const WITNESS: &str = "blueflood-forward.witness.";
 /// Sends numbered datapoints of few names, which Blueflood comes to know: the number is the value, and each has a time of
 /// its own.
 fn send_numbers(daemon: &Daemon, base: u64, numbers: Range<u64>) {
-    let line = |n: u64| format!("known.{} {n} {}.{:02}\n", n % 20, base + n / 100, n % 100);
+    let line = |n: u64| format!("known.{} {n} {}.{:03}\n", n % 20, base + n / 1_000, n % 1_000);
     daemon.send(numbers.map(line).collect::<String>());
 }
 
