@@ -35,6 +35,7 @@ use crate::{
         look,
         outbox::{ChunkId, Now, Standing},
         row::{Encoder, RowSettings, Rows},
+        verdict::{NO_QUERY_SIDE, NOT_CONFIRMED},
     },
     faults,
     forwarder::{Auth, post::Target},
@@ -259,10 +260,10 @@ impl Confirmer {
     fn show(&self) {
         let status = self.confirm.status();
         let doubt = match &status.belief {
-            Belief::No(cause) => Some(cause.clone()),
+            Belief::No(cause) => Some(format!("{NOT_CONFIRMED}: {cause}")),
             // What is to be read back must not leave before there is somebody who can.
             _ if self.misses_side() => Some(format!(
-                "nothing answers as Blueflood's query side at {}, and --confirm wants one",
+                "{NO_QUERY_SIDE} at {}, and --confirm wants one",
                 self.options.side.url().unwrap_or_default()
             )),
             _ => None,
@@ -362,7 +363,7 @@ impl Confirmer {
                 }
                 Way::Witness => {
                     info!(self.log, "what Blueflood acknowledges is confirmed by a witness";
-                        "metric" => &self.options.witness);
+                        "metric" => self.witness_name());
                 }
                 Way::Sample | Way::All => {
                     info!(self.log, "what Blueflood acknowledges is read back"; "query" => url,
@@ -564,11 +565,15 @@ impl Confirmer {
         self.event(Event::Probed(outcome), ctx);
     }
 
+    /// Two daemons that used one witness would hide the truth from each other.
+    fn witness_name(&self) -> String {
+        format!("{}.{}", self.options.witness, self.spool.name())
+    }
+
     fn witness(&self, ms: i64) -> Option<Rows> {
         let settings = RowSettings { overwrite_time: false, ..self.options.rows.clone() };
         let mut rows = Rows::default();
-        // Two daemons that used one witness would hide the truth from each other.
-        let name = format!("{}.{}", self.options.witness, self.spool.name());
+        let name = self.witness_name();
         let datapoint = Datapoint { name: name.as_bytes(), timestamp: ms as f64 / 1000.0, value: 1.0 };
         Encoder::new(&settings).encode(&datapoint, ms, &mut rows).ok()?;
         Some(rows)
@@ -578,11 +583,11 @@ impl Confirmer {
         let log = &self.log;
         match notice {
             Notice::Doubted { cause } => {
-                warn!(log, "what Blueflood acknowledged cannot be read back, its store may be away: metrics are kept, and \
+                warn!(log, "what Blueflood acknowledged cannot be confirmed, its store may be away: metrics are kept, and \
                             sent when it can"; "cause" => cause);
             }
             Notice::Believed { after, failures } => {
-                info!(log, "what Blueflood takes can be read back again";
+                info!(log, "what Blueflood takes can be confirmed again";
                     "after_s" => after.as_secs(), "failed_tries" => failures);
             }
             Notice::Resent { rows } => {
@@ -600,7 +605,7 @@ impl Confirmer {
         let is_time = self.draining || self.said_resent.is_none_or(|at| at.elapsed() >= SAY_RESENT_EVERY);
         if self.resent > 0 && is_time {
             let rows = std::mem::take(&mut self.resent);
-            warn!(self.log, "Blueflood acknowledged datapoints that it does not have: they are sent again";
+            warn!(self.log, "datapoints that Blueflood acknowledged could not be confirmed: they are sent again";
                 "datapoints" => rows);
             self.said_resent = Some(Instant::now());
         }

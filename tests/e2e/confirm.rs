@@ -9,9 +9,9 @@ use blueflood_forward::sink::Script;
 
 use crate::world::*;
 
-const DOUBTED: &str = "what Blueflood acknowledged cannot be read back, its store may be away: metrics are kept, and \
+const DOUBTED: &str = "what Blueflood acknowledged cannot be confirmed, its store may be away: metrics are kept, and \
                        sent when it can";
-const BELIEVED: &str = "what Blueflood takes can be read back again";
+const BELIEVED: &str = "what Blueflood takes can be confirmed again";
 const WITNESS: &str = "blueflood-forward.witness.";
 
 /// Sends numbered datapoints of few names, which Blueflood comes to know: the number is the value, and each has a time of

@@ -250,7 +250,7 @@ const BEHIND: usize = 64;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest such pause: where rows are absent again and again, they are sent again no faster.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Before the first witness in doubt, and the longest pause between two: what it costs is nothing beside what waits.
 const PROBE_PAUSE: Duration = Duration::from_secs(1);
@@ -259,11 +259,18 @@ const PROBE_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Between two witnesses that confirm: more than one turn of [`super::look::witness_ms`].
 const WITNESS_PAUSE: Duration = Duration::from_millis(200);
 
-/// Looks at one group that failed while others passed, after which it counts as unknown.
-const FAILURES_MAX: u32 = 10;
+/// Looks at one group that failed while others passed, after which it counts as unknown: an hour of them, for its rows may
+/// all lie on a node that is away.
+const UNKNOWN_AFTER: u32 = 700;
+
+/// What passed within so long says that others can be read.
+const LATELY: Duration = Duration::from_secs(30);
+
+/// Looks in doubt at one group that failed though witnesses were there, after which payloads leave again.
+const TRIED_MAX: u32 = 10;
 
 /// Why Blueflood is not believed, if it answers, and shows nothing.
-const NOTHING_THERE: &str = "nothing of what it acknowledged is there, nor a datapoint that was there before";
+const NOTHING_THERE: &str = "nothing of it is there";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -283,8 +290,6 @@ struct Group {
     not_before: Now,
     /// Looks at it that failed.
     failures: u32,
-    /// How many looks had passed at the last of them.
-    passed_at_failure: u64,
     /// Rows that were absent in the last look.
     absent: u64,
 }
@@ -313,8 +318,8 @@ pub struct Confirm {
     draining: bool,
     /// Groups in a row of which rows had to be sent again.
     streak: u32,
-    /// Looks that saw rows.
-    passed: u64,
+    /// When a look last saw rows.
+    passed_at: Option<Now>,
     looks: u64,
     resent: u64,
     unknown: u64,
@@ -349,7 +354,7 @@ impl Confirm {
             left: 0,
             draining: false,
             streak: 0,
-            passed: 0,
+            passed_at: None,
             looks: 0,
             resent: 0,
             unknown: 0,
@@ -371,15 +376,7 @@ impl Confirm {
                 for Given { id, rows, whole } in groups {
                     let whole = whole || self.way == Way::All;
                     let stage = Stage::Waits(if whole { What::All } else { What::Sample });
-                    let group = Group {
-                        rows,
-                        whole,
-                        stage,
-                        not_before: now,
-                        failures: 0,
-                        passed_at_failure: 0,
-                        absent: 0,
-                    };
+                    let group = Group { rows, whole, stage, not_before: now, failures: 0, absent: 0 };
                     // One that is being settled is not looked for again.
                     self.groups.entry(id).or_insert(group);
                 }
@@ -494,20 +491,21 @@ impl Confirm {
                 Seen::NotLoaded => self.probe_at = turn.now,
             }
         }
-        let (streak, passed) = (self.streak, self.passed);
+        let streak = self.streak;
+        let others_pass = self.passed_at.is_some_and(|at| turn.now.saturating_sub(at) <= LATELY);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Stage::Looked(what) = group.stage else { return };
         let first = if group.whole { What::All } else { What::Sample };
         match seen {
             Seen::AllThere => {
-                self.passed = self.passed.saturating_add(1);
+                self.passed_at = Some(turn.now);
                 if what != What::Absent {
                     self.streak = 0;
                 }
                 self.settle(id, Outcome::Stored, turn);
             }
             Seen::Absent { rows, control: true } => {
-                self.passed = self.passed.saturating_add(1);
+                self.passed_at = Some(turn.now);
                 group.absent = rows;
                 let pause = PAUSE.saturating_mul(1 << streak.min(4)).min(PAUSE_MAX);
                 match what {
@@ -526,13 +524,12 @@ impl Confirm {
             }
             Seen::Failed(cause) => {
                 group.stage = Stage::Waits(first);
-                let alone = group.failures > 0 && passed > group.passed_at_failure;
+                let alone = group.failures > 0 && others_pass;
                 group.failures = group.failures.saturating_add(1);
-                group.passed_at_failure = passed;
                 if !alone {
                     group.not_before = turn.now.saturating_add(PAUSE);
                     self.doubt(cause, turn);
-                } else if group.failures < FAILURES_MAX {
+                } else if group.failures < UNKNOWN_AFTER {
                     // Others can be read: what fails is this group, and it says nothing of Blueflood.
                     let pause = PAUSE.saturating_mul(group.failures).min(PAUSE_MAX);
                     group.not_before = turn.now.saturating_add(pause);
@@ -609,9 +606,9 @@ impl Confirm {
             self.believe_again(turn);
             return;
         };
-        if group.failures >= FAILURES_MAX {
+        if group.failures >= TRIED_MAX && group.failures.is_multiple_of(TRIED_MAX) {
             // It never ends well, and must not hold up all others for ever.
-            group.failures = FAILURES_MAX / 2;
+            group.failures = group.failures.saturating_add(1);
             self.believe_again(turn);
             return;
         }

@@ -34,6 +34,7 @@ pub(super) fn figures(view: &View, known: &Known) -> Figures {
         misconfigured: outbox.misconfigured.clone(),
         keystone_refuses: keystone.map(|keystone| keystone.last_error.clone().unwrap_or_default()),
         set_aside: outbox.set_aside as u64,
+        resent: view.confirming.resent,
         used_bytes: view.spool.used_bytes,
         bytes_max: if view.spool.bytes_cap == 0 { view.spool_bytes_max } else { view.spool.bytes_cap },
         oldest_ms: view.spool.oldest_ms.and_then(|ms| u64::try_from(ms).ok()),

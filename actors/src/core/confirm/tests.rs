@@ -405,7 +405,7 @@ fn a_group_that_alone_cannot_be_read_counts_as_unknown_in_the_end_and_does_not_c
     let mut confirm = confirm(Way::Sample);
     let (mut now, mut closed) = (at(100_000), 0);
     let mut events = std::collections::VecDeque::new();
-    for id in 1..200 {
+    for id in 1..1_000 {
         let groups = vec![Given { id, rows: 10, whole: false }];
         events.push_back(Event::Given { groups, left: 0, next_in: None });
         while let Some(event) = events.pop_front() {
@@ -424,7 +424,7 @@ fn a_group_that_alone_cannot_be_read_counts_as_unknown_in_the_end_and_does_not_c
                 }
             }
         }
-        now += at(1_000);
+        now += at(5_000);
         events.push_back(Event::Tick);
     }
     assert_eq!((confirm.status().unknown, confirm.status().belief), (10, Belief::Yes));
@@ -453,7 +453,7 @@ fn the_only_group_that_cannot_be_read_does_not_hold_up_payloads_for_ever() {
         }
     }
     // Each time a few payloads leave, which tell more.
-    assert!((2..=4).contains(&opened.len()), "{opened:?}");
+    assert!((1..=4).contains(&opened.len()), "{opened:?}");
 }
 
 #[test]

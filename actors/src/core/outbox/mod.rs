@@ -23,7 +23,7 @@ use self::{
     evidence::{Examination, Witness},
     gate::Gate,
 };
-use super::{payload::punctuation_bytes, reason::Refused, verdict::NOT_READ_BACK};
+use super::{payload::punctuation_bytes, reason::Refused};
 
 /// Parcels set aside, at most; beyond it the least suspicious waits in the spool again.
 const ASIDE_MAX: usize = 64;
@@ -335,7 +335,7 @@ impl Outbox {
             trials: self.tried,
             closed: match (self.gate.closed(), &self.standing.doubt) {
                 (Some((until, cause)), _) => Some((until, cause.to_owned())),
-                (None, Some(doubt)) => Some((Duration::ZERO, format!("{NOT_READ_BACK}: {doubt}"))),
+                (None, Some(doubt)) => Some((Duration::ZERO, doubt.clone())),
                 (None, None) => None,
             },
             misconfigured: self.misconfigured.clone(),

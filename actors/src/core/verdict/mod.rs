@@ -23,8 +23,11 @@ use super::human::{self, counted};
 /// How the cause begins if the token is what is missing.
 pub const NO_TOKEN: &str = "no token from Keystone";
 
-/// The same if what Blueflood takes cannot be read back.
-pub const NOT_READ_BACK: &str = "what it acknowledges cannot be read back";
+/// The same if what Blueflood takes cannot be read back, or proven by a witness.
+pub const NOT_CONFIRMED: &str = "what it acknowledges cannot be confirmed";
+
+/// The same if it is to be read back, and there is nobody to ask.
+pub const NO_QUERY_SIDE: &str = "nothing answers as Blueflood's query side";
 
 /// Blueflood refuses datapoints that are older.
 const BLUEFLOOD_TAKES_MS: u64 = 3 * 86_400_000;
@@ -46,6 +49,9 @@ const EVERYDAY_SHARE: u64 = 100;
 /// An outage is said again after so long, and then so often.
 const REMIND_FIRST_MS: u64 = 600_000;
 const REMIND_EVERY_MS: u64 = 3_600_000;
+
+/// What is sent again within so long is one run of it, and one that lasts so long is worth a word.
+const RESENT_GOES_ON_MS: u64 = 60_000;
 
 /// A change is said when it has held for so long: a single 503 is none.
 const SAY_AFTER_MS: u64 = 3_000;
@@ -149,6 +155,8 @@ pub struct Figures {
     pub disk_full: bool,
     /// What is amiss with the spool's file, and could not be mended yet.
     pub amiss: Option<String>,
+    /// Datapoints that Blueflood acknowledged and did not have, in this process.
+    pub resent: u64,
     /// What is wrong with this process.
     pub ailments: Vec<String>,
     /// It was told to stop.
@@ -275,6 +283,9 @@ pub struct Watch {
     /// What was delivered, and when it last grew.
     delivered: u64,
     delivered_ms: Option<u64>,
+    /// What was sent again; and since when again and again, what it was before that, and when it last grew.
+    resent: u64,
+    losing_store: Option<(u64, u64, u64)>,
     /// Since when the gate is as it is.
     gate: Option<(bool, u64)>,
     /// The condition, and since when.
@@ -308,6 +319,14 @@ impl Watch {
             self.delivered_ms = self.gate.map(|_| now).or(self.delivered_ms);
             self.delivered = figures.delivered;
         }
+        if figures.resent > self.resent {
+            let (since, before) =
+                self.losing_store.map_or((now, self.resent), |(since, before, _)| (since, before));
+            self.losing_store = Some((since, before, now));
+        } else if self.losing_store.is_some_and(|(_, _, last)| now.saturating_sub(last) > RESENT_GOES_ON_MS) {
+            self.losing_store = None;
+        }
+        self.resent = figures.resent;
         let is_open = figures.closed.is_none();
         if self.gate.is_none_or(|(was_open, _)| was_open != is_open) {
             self.gate = Some((is_open, now));
@@ -377,7 +396,10 @@ impl Watch {
             let words = "the spool is at its cap, and senders have to wait until some of it is delivered";
             return Judged::new(Condition::Keeping, words).next("wait, or raise --spool_max");
         }
-        self.late(figures).or_else(|| self.silent(figures)).unwrap_or_else(|| self.well(figures))
+        self.losing_store(figures)
+            .or_else(|| self.late(figures))
+            .or_else(|| self.silent(figures))
+            .unwrap_or_else(|| self.well(figures))
     }
 
     /// What only another setting mends.
@@ -460,6 +482,21 @@ impl Watch {
             Some(worst) => judged.next(cure(worst, figures)),
             None => judged,
         }
+    }
+
+    /// Blueflood loses a part of what it acknowledges, again and again. All of that is kept.
+    fn losing_store(&self, figures: &Figures) -> Option<Judged> {
+        let (since, before, last) = self.losing_store?;
+        if last.saturating_sub(since) < RESENT_GOES_ON_MS {
+            return None;
+        }
+        let words = format!(
+            "Blueflood goes on losing datapoints that it acknowledges: {} sent again; {} kept",
+            human::count(figures.resent.saturating_sub(before)),
+            counted(figures.buffered, "datapoint")
+        );
+        let next = "look after Blueflood's Cassandra: a node of it may be away, or too slow";
+        Some(Judged::new(Condition::Keeping, words).since(since).next(next).until(self.until(figures)))
     }
 
     /// The oldest datapoint is too old, though the gate is open.
@@ -587,7 +624,12 @@ pub fn ill(cause: &str) -> (&'static str, &'static str) {
     let any = |words: &[&str]| words.iter().any(|word| cause.contains(word));
     if cause.starts_with(NO_TOKEN) {
         ("Keystone gives no token", "look after Keystone, or check --auth_url; it is asked again by itself")
-    } else if cause.starts_with(NOT_READ_BACK) {
+    } else if cause.starts_with(NO_QUERY_SIDE) {
+        (
+            "nothing is sent",
+            "look after Blueflood, or check --query and --confirm; it is asked again by itself",
+        )
+    } else if cause.starts_with(NOT_CONFIRMED) {
         (
             "Blueflood cannot be believed",
             "look after Blueflood and its Cassandra, or check --query; it is asked again by itself",

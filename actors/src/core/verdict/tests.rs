@@ -315,3 +315,27 @@ fn names_and_exit_codes_are_each_of_one_condition() {
     let codes: std::collections::BTreeSet<_> = Condition::ALL.map(Condition::exit_code).into();
     assert!(codes.len() == 4 && !codes.contains(&1) && !codes.contains(&2), "{codes:?}");
 }
+
+/// One node of two was dead, half of each payload was sent again and again, and all was said to be well.
+#[test]
+fn a_store_that_goes_on_losing_what_is_acknowledged_is_said_and_one_loss_is_not() {
+    let mut watch = Watch::default();
+    let at = |seconds: u64, resent: u64| Figures {
+        now_ms: START + seconds * 1_000,
+        last_received_ms: Some(START + seconds * 1_000),
+        resent,
+        ..peace()
+    };
+    assert_eq!(watch.look(&at(0, 0)).condition, Condition::Well);
+    assert_eq!(watch.look(&at(10, 500)).condition, Condition::Well);
+    assert_eq!(watch.look(&at(100, 500)).condition, Condition::Well);
+    for step in 0..=7 {
+        let health = watch.look(&at(200 + step * 10, 510 + step * 10));
+        assert_eq!(health.condition == Condition::Keeping, step >= 6, "{step}: {health:?}");
+        if step == 7 {
+            assert!(health.words.contains("80 sent again"), "{health:?}");
+            assert_eq!(health.since_ms, START + 200_000);
+        }
+    }
+    assert_eq!(watch.look(&at(400, 580)).condition, Condition::Well);
+}
