@@ -313,6 +313,8 @@ pub struct Confirm {
     believed_at: Now,
     asking: bool,
     may_be_due: bool,
+    /// Something may be acknowledged that was not counted.
+    poked: bool,
     next_at: Option<Now>,
     left: usize,
     draining: bool,
@@ -350,6 +352,7 @@ impl Confirm {
             believed_at: Duration::ZERO,
             asking: false,
             may_be_due: true,
+            poked: true,
             next_at: None,
             left: 0,
             draining: false,
@@ -366,8 +369,7 @@ impl Confirm {
         let mut turn = Turn { now, random, actions: Vec::new() };
         match event {
             Event::Configured(way) => self.configured(way, &mut turn),
-            Event::Poke => (self.may_be_due, self.left) = (true, self.left.saturating_add(1)),
-            Event::Tick => self.may_be_due = true,
+            Event::Poke | Event::Tick => (self.may_be_due, self.poked) = (true, true),
             Event::Given { groups, left, next_in } => {
                 self.asking = false;
                 self.may_be_due = left > 0;
@@ -689,11 +691,15 @@ impl Confirm {
         }
         let room = GROUPS_MAX.saturating_sub(self.groups.len());
         let due = self.may_be_due || self.next_at.is_some_and(|at| at <= now);
-        // A few at once: an ask for each that is settled would be many.
-        if !self.asking && due && room >= GROUPS_MAX / 4 {
-            self.asking = true;
-            self.next_at = None;
-            turn.actions.push(Action::Ask(room));
+        // A few at once: an ask for each that is settled would be many. Without room it is asked how many there are, or more
+        // payloads would leave than can be looked for.
+        let has_room = room >= GROUPS_MAX / 4;
+        if !self.asking && (due && has_room || self.poked && !has_room) {
+            (self.asking, self.poked) = (true, false);
+            if has_room {
+                self.next_at = None;
+            }
+            turn.actions.push(Action::Ask(if has_room { room } else { 0 }));
         }
         let waits = self.left.saturating_add(self.groups.len());
         if self.belief == Belief::Yes && waits > BEHIND {

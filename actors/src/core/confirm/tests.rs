@@ -483,3 +483,14 @@ fn who_is_behind_with_looking_lets_no_more_payloads_leave_until_half_is_done() {
     let given = confirm.apply(Event::Given { groups: Vec::new(), left: 0, next_in: None }, at(2), 0.5);
     assert!(given.contains(&Action::Believe(Belief::Yes)), "{given:?}");
 }
+
+/// While all that may be in hand was looked for, as a slow query side took its time, payloads left without an end.
+#[test]
+fn what_is_acknowledged_is_counted_though_no_more_can_be_looked_for() {
+    let mut confirm = confirm(Way::Sample);
+    give(&mut confirm, &(1..=16).collect::<Vec<_>>(), at(0));
+    assert_eq!(confirm.apply(Event::Poke, at(1), 0.5), [Action::Ask(0)]);
+    assert_eq!(confirm.apply(Event::Poke, at(2), 0.5), [], "one ask at a time");
+    let given = confirm.apply(Event::Given { groups: Vec::new(), left: 60, next_in: None }, at(3), 0.5);
+    assert!(given.contains(&Action::Believe(Belief::Behind)), "{given:?}");
+}
