@@ -17,8 +17,12 @@ const WITNESS: &str = "blueflood-forward.witness.";
 /// Sends numbered datapoints of few names, which Blueflood comes to know: the number is the value, and each has a time of
 /// its own.
 fn send_numbers(daemon: &Daemon, base: u64, numbers: Range<u64>) {
+    daemon.send(numbered(base, numbers));
+}
+
+fn numbered(base: u64, numbers: Range<u64>) -> String {
     let line = |n: u64| format!("known.{} {n} {}.{:03}\n", n % 20, base + n / 1_000, n % 1_000);
-    daemon.send(numbers.map(line).collect::<String>());
+    numbers.map(line).collect()
 }
 
 /// The numbers that Blueflood has, and the most times that it got one.
@@ -276,6 +280,21 @@ fn a_kill_at_every_state_of_a_chunk_loses_nothing() {
         let (there, _) = numbers(&scene.world);
         assert_eq!(there, (0..300).collect(), "{:#?}", daemon.log());
     }
+}
+
+/// Blueflood gives 100,000 datapoints at once, and refuses a query of more: what was sent again from far apart was never
+/// read back.
+#[test]
+fn a_look_at_more_than_blueflood_gives_at_once_is_divided() {
+    let scene = Scene::new();
+    let daemon = scene.daemon(&[]);
+    scene.send(&daemon, 0..105_000);
+    scene.expect_all(&daemon, 105_000);
+    let again: Vec<String> = [0..20, 104_980..105_000].into_iter().map(|n| numbered(scene.base, n)).collect();
+    daemon.send(again.concat());
+    daemon.expect_delivered(105_040);
+    assert_eq!(daemon.stats()["confirm"]["resent"], 0);
+    assert!(daemon.said(DOUBTED).is_none());
 }
 
 /// For how many seconds it lies.

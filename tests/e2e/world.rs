@@ -296,7 +296,7 @@ impl Daemon {
     }
 
     /// Waits until the stats are as they should be.
-    pub fn expect(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+    pub fn expect(&self, what: &str, mut holds: impl FnMut(&Value) -> bool) {
         assert!(until(|| holds(&self.stats())), "never {what}: {:#}\n{:#?}", self.stats(), self.log());
     }
 

@@ -29,6 +29,19 @@ const THERE_MAX: Duration = Duration::from_secs(2);
 /// The most of an answer that is read: a hundred names with a datapoint a second for five minutes are a quarter of it.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// Why a query has no answer that tells anything.
+struct Refused {
+    /// The status that was answered.
+    status: Option<u16>,
+    words: String,
+}
+
+impl Refused {
+    fn of(words: String) -> Self {
+        Self { status: None, words }
+    }
+}
+
 /// A query side.
 pub struct Query {
     client: Client,
@@ -76,30 +89,44 @@ impl Query {
     ) -> Result<Vec<u32>, String> {
         let mut absent = Vec::new();
         let views = post::tenant_url(&self.base, tenant, "views");
-        for query in look::queries(rows, wanted) {
+        let mut queries = look::queries(rows, wanted);
+        while let Some(query) = queries.pop() {
             let url = format!("{views}?from={}&to={}&resolution=FULL", query.from, query.to);
             let asked = self.ask(&url, query.body.clone());
             let late = || format!("Blueflood's query side did not answer within {} s", patience.as_secs());
-            let answer = tokio::time::timeout(patience, asked).await.map_err(|_| late())??;
+            let answer = match tokio::time::timeout(patience, asked).await.map_err(|_| late())? {
+                Ok(answer) => answer,
+                // More datapoints lie between its rows than Blueflood gives at once.
+                Err(Refused { status: Some(400), .. }) if query.wanted.len() > 1 => {
+                    let (left, right) = query.wanted.split_at(query.wanted.len() / 2);
+                    queries.extend([left, right].into_iter().flat_map(|half| look::queries(rows, half)));
+                    continue;
+                }
+                Err(refused) => return Err(refused.words),
+            };
             let missing = look::absent(rows, &query, &answer, tenant);
             absent.extend(missing.ok_or("Blueflood's query side answered what is no answer to a query")?);
         }
         Ok(absent)
     }
 
-    async fn ask(&self, url: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    async fn ask(&self, url: &str, body: Vec<u8>) -> Result<Vec<u8>, Refused> {
         let mut refused = None;
         loop {
             let token = match &self.token {
                 Some(token) => Some(token.clone()),
-                None => token(self.auth.clone(), refused).await.map_err(|missing| missing.cause)?,
+                None => {
+                    token(self.auth.clone(), refused).await.map_err(|missing| Refused::of(missing.cause))?
+                }
             };
-            let (status, answer) = self.post(url, body.clone(), token.as_deref()).await?;
+            let posted = self.post(url, body.clone(), token.as_deref()).await;
+            let (status, answer) = posted.map_err(Refused::of)?;
             match (status, token) {
                 (200, _) => return Ok(answer),
                 (401, Some(token)) if refused.is_none() => refused = Some(token.generation),
                 _ => {
-                    return Err(format!("Blueflood's query side answers {}", described(status, &answer)));
+                    let words = format!("Blueflood's query side answers {}", described(status, &answer));
+                    return Err(Refused { status: Some(status), words });
                 }
             }
         }
