@@ -233,8 +233,6 @@ pub struct Status {
     pub resent: u64,
     /// Rows that count as delivered though nobody could tell.
     pub unknown: u64,
-    /// Since when it has not been believed.
-    pub doubted_at: Option<Now>,
 }
 
 /// Groups that it has in hand, at most.
@@ -317,7 +315,6 @@ pub struct Confirm {
     poked: bool,
     next_at: Option<Now>,
     left: usize,
-    draining: bool,
     /// Groups in a row of which rows had to be sent again.
     streak: u32,
     /// When a look last saw rows.
@@ -355,7 +352,6 @@ impl Confirm {
             poked: true,
             next_at: None,
             left: 0,
-            draining: false,
             streak: 0,
             passed_at: None,
             looks: 0,
@@ -399,7 +395,7 @@ impl Confirm {
             }
             Event::GaveBack { rows } => self.count_resent(rows, &mut turn),
             Event::Probed(outcome) => self.probed(outcome, &mut turn),
-            Event::Drain => (self.draining, self.may_be_due) = (true, true),
+            Event::Drain => self.may_be_due = true,
         }
         self.upkeep(&mut turn);
         turn.actions
@@ -432,7 +428,6 @@ impl Confirm {
             looks: self.looks,
             resent: self.resent,
             unknown: self.unknown,
-            doubted_at: self.doubted_at,
         }
     }
 
@@ -541,9 +536,8 @@ impl Confirm {
                 }
             }
             Seen::NotLoaded => {
-                // The spool has it no more, or could not be read: it is given out again, if it is there.
-                self.groups.remove(&id);
-                turn.actions.push(Action::Settle { group: id, outcome: Outcome::Again });
+                // The spool has it no more, or could not be read: it waits again, if it is there.
+                self.settle(id, Outcome::Again, turn);
             }
         }
     }

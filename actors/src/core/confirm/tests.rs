@@ -52,6 +52,8 @@ struct World {
     delivered: u64,
     lost: u64,
     waiting: u64,
+    /// A node is away, on which all rows of each third group lie.
+    node_away: bool,
     /// Groups that a look lacked rows of that are there: not twice in a row.
     lied: Option<GroupId>,
     said: Vec<Notice>,
@@ -71,6 +73,7 @@ impl World {
             delivered: 0,
             lost: 0,
             waiting: 0,
+            node_away: false,
             lied: None,
             said: Vec::new(),
         };
@@ -190,7 +193,10 @@ impl World {
 
     fn look(&mut self, id: GroupId, _: What, fails: bool) -> Seen {
         let Some(group) = self.spool.get(&id).cloned() else { return Seen::NotLoaded };
-        if fails || !self.up && self.dice.one_in(2) {
+        if fails && self.dice.one_in(3) {
+            return Seen::NotLoaded;
+        }
+        if fails || !self.up && self.dice.one_in(2) || self.node_away && id.is_multiple_of(3) {
             return Seen::Failed("500".to_owned());
         }
         if !self.up {
@@ -202,6 +208,18 @@ impl World {
             0 if !lies => Seen::AllThere,
             0 => Seen::Absent { rows: 1, control: true },
             rows => Seen::Absent { rows, control: true },
+        }
+    }
+
+    /// In good weather, until so many rows are delivered.
+    fn settle(&mut self, total: u64) {
+        for _ in 0..20_000 {
+            if self.delivered == total {
+                return;
+            }
+            self.acknowledge();
+            self.finish(false);
+            self.pass();
         }
     }
 
@@ -224,21 +242,15 @@ proptest! {
         world.waiting = total;
         for _ in 0..600 {
             match world.dice.below(10) {
+                0 if world.dice.one_in(2) => world.node_away = !world.node_away,
                 0 => world.up = !world.dice.one_in(3),
                 1..=3 => world.acknowledge(),
                 4 => world.pass(),
                 _ => world.finish(true),
             }
         }
-        world.up = true;
-        for _ in 0..20_000 {
-            if world.delivered == total {
-                break;
-            }
-            world.acknowledge();
-            world.finish(false);
-            world.pass();
-        }
+        (world.up, world.node_away) = (true, false);
+        world.settle(total);
         prop_assert_eq!((world.delivered, world.lost), (total, 0));
         prop_assert_eq!(&world.belief, &Belief::Yes);
         // What is settled is told of once more, and then there is nothing in hand.
@@ -267,14 +279,7 @@ proptest! {
             world.tell(Event::Configured(way));
         }
         world.tell(Event::Configured(Way::All));
-        for _ in 0..20_000 {
-            if world.delivered == total {
-                break;
-            }
-            world.acknowledge();
-            world.finish(false);
-            world.pass();
-        }
+        world.settle(total);
         prop_assert_eq!(world.delivered, total);
     }
 }
