@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use awc::{Client, http::header::CONTENT_TYPE};
+use awc::{Client, error::PayloadError, http::header::CONTENT_TYPE};
 use rustls::ClientConfig;
 
 use crate::{
@@ -26,19 +26,19 @@ pub const LOOK_MAX: Duration = Duration::from_secs(20);
 /// How long it may take to say that it is there.
 const THERE_MAX: Duration = Duration::from_secs(2);
 
-/// The most of an answer that is read: a hundred names with a datapoint a second for five minutes are a quarter of it.
-const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// The most of an answer that is read. A look at a larger one is divided.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Why a query has no answer that tells anything.
 struct Refused {
-    /// The status that was answered.
-    status: Option<u16>,
     words: String,
+    /// Whether a look at fewer rows may have one.
+    may_be_too_much: bool,
 }
 
 impl Refused {
     fn of(words: String) -> Self {
-        Self { status: None, words }
+        Self { words, may_be_too_much: false }
     }
 }
 
@@ -96,8 +96,8 @@ impl Query {
             let late = || format!("Blueflood's query side did not answer within {} s", patience.as_secs());
             let answer = match tokio::time::timeout(patience, asked).await.map_err(|_| late())? {
                 Ok(answer) => answer,
-                // More datapoints lie between its rows than Blueflood gives at once.
-                Err(Refused { status: Some(400), .. }) if query.wanted.len() > 1 => {
+                // Too many datapoints lie between its rows, for us or for who answers.
+                Err(Refused { may_be_too_much: true, .. }) if query.wanted.len() > 1 => {
                     let (left, right) = query.wanted.split_at(query.wanted.len() / 2);
                     queries.extend([left, right].into_iter().flat_map(|half| look::queries(rows, half)));
                     continue;
@@ -119,29 +119,32 @@ impl Query {
                     token(self.auth.clone(), refused).await.map_err(|missing| Refused::of(missing.cause))?
                 }
             };
-            let posted = self.post(url, body.clone(), token.as_deref()).await;
-            let (status, answer) = posted.map_err(Refused::of)?;
+            let (status, answer) = self.post(url, body.clone(), token.as_deref()).await?;
             match (status, token) {
                 (200, _) => return Ok(answer),
                 (401, Some(token)) if refused.is_none() => refused = Some(token.generation),
                 _ => {
                     let words = format!("Blueflood's query side answers {}", described(status, &answer));
-                    return Err(Refused { status: Some(status), words });
+                    return Err(Refused { words, may_be_too_much: matches!(status, 400 | 413) });
                 }
             }
         }
     }
 
-    async fn post(&self, url: &str, body: Vec<u8>, token: Option<&Token>) -> Result<(u16, Vec<u8>), String> {
+    async fn post(&self, url: &str, body: Vec<u8>, token: Option<&Token>) -> Result<(u16, Vec<u8>), Refused> {
         let mut request = self.client.post(told_url(url)).insert_header((CONTENT_TYPE, "application/json"));
         if let Some(token) = token {
             request = authorize(request, token);
         }
         let sent = request.send_body(body).await;
-        let mut response =
-            sent.map_err(|error| format!("Blueflood's query side is not reached: {}", tls::explain(&error)))?;
+        let mut response = sent.map_err(|error| {
+            Refused::of(format!("Blueflood's query side is not reached: {}", tls::explain(&error)))
+        })?;
         let status = response.status().as_u16();
-        let cut = |error| format!("half an answer of Blueflood's query side: {error}");
+        let cut = |error| Refused {
+            words: format!("half an answer of Blueflood's query side: {error}"),
+            may_be_too_much: matches!(error, PayloadError::Overflow),
+        };
         let body = response.body().limit(ANSWER_BYTES_MAX).await.map_err(cut)?;
         Ok((status, body.to_vec()))
     }
