@@ -189,7 +189,9 @@ impl Worker {
             }
             after.settled.push(id);
         }
-        let again = absent.map_or(0, |absent| u64::from(absent.count)).min(rows);
+        let again = absent.map_or(0, |absent| u64::from(absent.count));
+        debug_assert!(again <= rows, "{again} of {rows} rows are absent");
+        let again = again.min(rows);
         after.tally.add(Where::Acknowledged, Where::Delivered, rows.saturating_sub(again));
         after.delivered.push((received_ms, rows.saturating_sub(again)));
         after.tally.add(Where::Acknowledged, Where::Spooled, again);

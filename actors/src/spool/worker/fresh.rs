@@ -123,6 +123,7 @@ impl Fresh {
     fn remove_at(&mut self, at: usize) -> Option<Kept> {
         let kept = self.kept.remove(at)?;
         let bytes = self.bytes_of(kept.due);
+        debug_assert!(*bytes >= kept.bytes(), "{} bytes leave {bytes}", kept.bytes());
         *bytes = bytes.saturating_sub(kept.bytes());
         Some(kept)
     }
@@ -133,6 +134,7 @@ impl Fresh {
         let Some(kept) = self.kept.get_mut(at).filter(|kept| kept.due.is_some()) else { return };
         let (bytes, loaded) = (kept.bytes(), kept.loaded);
         kept.due = None;
+        debug_assert!(self.held_bytes >= bytes, "{bytes} bytes are written of {}", self.held_bytes);
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
         self.written_bytes = self.written_bytes.saturating_add(bytes);
         if loaded {
