@@ -57,7 +57,7 @@ deb-test: deb ## install that package into a root of its own, upgrade, remove an
 vm-test: deb ## that package under a live systemd, in a virtual machine that qemu emulates: five minutes
 	@config/deb/vm-test target/deb/blueflood-forward_*.deb
 
-torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk away, lie to it for LIES_SECONDS, and count what arrives: ten minutes
+torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk away, lie to it for LIES_SECONDS, and count what arrives: twelve minutes
 	TORTURE_ROUNDS=$(TORTURE_ROUNDS) LIES_SECONDS=$(LIES_SECONDS) $(CARGO) test --release --test e2e -- --nocapture crash:: harm:: disk:: confirm::
 
 # A part of them is in `make test`, with small loads.

@@ -17,7 +17,7 @@
 //! `close` (without an answer), `reset`, `reset-unread` and `early:STATUS` (both before the body is read),
 //! `endless` (a body without an end), `stall` (a head whose body never comes). `xN` repeats, `x*` does so for ever.
 //!
-//! Words for a store that fails behind a Blueflood that answers (shared/contract/blueflood.md, 5, measured):
+//! Words for a store that fails behind a Blueflood that answers, as was measured on the real one:
 //!
 //! ```text
 //! away         all of the store is away. Rows of names that Blueflood knows: 200, and lost. A name that is new to it: 500,

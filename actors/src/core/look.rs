@@ -4,7 +4,7 @@
 //! - A *look* is for some rows of a payload: a sample of them, or all. It is one query or several, each a
 //!   `POST /v2.0/{tenant}/views` of at most [`NAMES_MAX`] names and a short time, for a query reads all that lies between.
 //! - A row that stands in the answer is proven to be stored. One that does not is proven to be nothing: the first
-//!   answer after an outage was seen to lack rows that were there (`shared/contract/blueflood.md`, 5).
+//!   answer of a real Blueflood after an outage was seen to lack rows that were there.
 
 use std::{
     borrow::Cow,
