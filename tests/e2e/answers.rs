@@ -182,7 +182,7 @@ fn what_only_a_human_can_mend_is_kept_and_said_once_and_goes_on_when_it_is_mende
         assert_eq!(delivers, 503);
         assert!(why.contains(&format!("HTTP {status}")), "{why}");
         assert_eq!(daemon.get("/healthz").0, 200, "a restart would not mend it");
-        assert_eq!(daemon.times_said("Blueflood refuses everything"), 1, "{:#?}", daemon.log());
+        daemon.expect_times_said("Blueflood refuses everything", 1);
         assert_eq!(daemon.count("buffered"), 3);
         let ingest = format!("/v2.0/{TENANT}/ingest");
         let all_posts = |request: &blueflood_forward::sink::Received| {
@@ -241,8 +241,8 @@ fn an_outage_is_said_once_and_everything_comes_after_it() {
     assert_eq!(daemon.count("buffered"), 7);
     world.answers("");
     daemon.expect_delivered(7);
-    assert_eq!(daemon.times_said("Blueflood does not take metrics"), 1);
-    assert_eq!(daemon.times_said("Blueflood takes metrics again"), 1);
+    daemon.expect_times_said("Blueflood does not take metrics", 1);
+    daemon.expect_times_said("Blueflood takes metrics again", 1);
 
     world.blueflood.pause();
     daemon.send_lines("refused", 5);

@@ -86,14 +86,14 @@ fn a_disk_too_small_for_the_spool_drops_the_oldest_and_delivers_the_rest() {
     let daemon = world.daemon(&[]);
     send_bulk(&daemon, 40);
     daemon.expect("dropped for the disk", |stats| stats["dropped"]["disk_full"].as_u64().unwrap_or(0) > 0);
-    assert_eq!(daemon.times_said(FULL), 1, "{:#?}", daemon.log());
+    daemon.expect_times_said(FULL, 1);
     world.answers("");
     daemon.expect_settled(80_000);
     let delivered = daemon.count("delivered");
     assert!(delivered > 10_000, "what the disk had room for: {delivered}");
     assert_eq!(daemon.count("dropped") + delivered, 80_000);
     world.expect_points(delivered as usize);
-    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    daemon.expect_times_said(FREE, 1);
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{ended:#?}");
     let check: String = world.open_spool().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
@@ -115,13 +115,13 @@ fn a_disk_too_small_for_a_spool_that_blocks_holds_the_senders_and_loses_nothing(
     });
     daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
     assert_eq!(daemon.get("/readyz").0, 503);
-    assert_eq!(daemon.times_said(FULL), 1, "{:#?}", daemon.log());
+    daemon.expect_times_said(FULL, 1);
     world.answers("");
     sender.join().unwrap();
     daemon.expect_delivered(50_000);
     world.expect_points(50_000);
     assert_eq!(daemon.count("dropped"), 0);
-    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    daemon.expect_times_said(FREE, 1);
     daemon.expect_recovery(&world);
 }
 
@@ -147,9 +147,10 @@ fn a_disk_that_somebody_else_fills_stops_nothing_and_is_free_again_by_itself() {
     sender.join().unwrap();
     daemon.expect_delivered(30_000);
     world.expect_points(30_000);
-    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
-    assert!(until(|| daemon.times_said(TAKES) == 1), "{:#?}", daemon.log());
-    assert_eq!((daemon.times_said(FULL), daemon.times_said(BLOCKED)), (1, 1), "{:#?}", daemon.log());
+    daemon.expect_times_said(FREE, 1);
+    daemon.expect_times_said(TAKES, 1);
+    daemon.expect_times_said(FULL, 1);
+    daemon.expect_times_said(BLOCKED, 1);
     assert_eq!(daemon.count("dropped"), 0);
     daemon.expect_recovery(&world);
 }
@@ -199,7 +200,7 @@ fn a_backlog_on_a_full_disk_stays_while_chunks_keep_coming_and_grows_again_with_
     let (_, metrics) = daemon.get("/metrics");
     assert!(metrics.contains("blueflood_forward_spool_disk_full 1"), "{metrics}");
     assert!(metrics.contains("blueflood_forward_spool_cap_bytes "), "{metrics}");
-    assert_eq!(daemon.times_said(FULL), 1, "{:#?}", daemon.log());
+    daemon.expect_times_said(FULL, 1);
 
     std::fs::remove_file(filler).unwrap();
     daemon.expect("free", |stats| stats["spool"]["disk_full"] == false);
@@ -214,7 +215,7 @@ fn a_backlog_on_a_full_disk_stays_while_chunks_keep_coming_and_grows_again_with_
             && stats["datapoints"]["in_hand"] == 0
             && stats["datapoints"]["buffered"].as_u64().unwrap() == sent + 4_000 - dropped
     });
-    assert!(until(|| daemon.times_said(FREE) == 1), "{:#?}", daemon.log());
+    daemon.expect_times_said(FREE, 1);
     world.answers("");
     daemon.expect_settled(sent + 4_000);
     assert_eq!(daemon.count("delivered"), sent + 4_000 - dropped);
@@ -295,12 +296,8 @@ fn a_program_that_takes_all_that_is_given_back_leaves_the_backlog_where_it_was()
         let dropped = daemon.count("dropped");
         assert_eq!(daemon.count("delivered") + dropped, sent);
         assert!(policy == "drop-oldest" || dropped == 0);
-        assert_eq!(
-            (daemon.times_said(FULL), daemon.times_said(BLOCKED) <= 1),
-            (1, true),
-            "{:#?}",
-            daemon.log()
-        );
+        daemon.expect_times_said(FULL, 1);
+        assert!(daemon.times_said(BLOCKED) <= 1, "{:#?}", daemon.log());
         assert_eq!(daemon.stop().code, Some(0));
     });
 }
@@ -367,9 +364,9 @@ fn small_volumes_fill_and_are_free_again() {
             let least = if policy == "block" { all } else { u64::from(megabytes) * 1_000 };
             assert!(delivered >= least && delivered + dropped == all, "{what}: {delivered} delivered");
             daemon.expect("free", |stats| stats["spool"]["disk_full"] == false);
-            assert!(until(|| daemon.times_said(FREE) == 1), "{what}: {:#?}", daemon.log());
-            let said = (daemon.times_said(FULL), daemon.times_said(BLOCKED) <= 1);
-            assert_eq!(said, (1, true), "{what}: {:#?}", daemon.log());
+            daemon.expect_times_said(FREE, 1);
+            daemon.expect_times_said(FULL, 1);
+            assert!(daemon.times_said(BLOCKED) <= 1, "{what}: {:#?}", daemon.log());
             daemon.expect_recovery(&world);
             assert_eq!(daemon.stop().code, Some(0), "{what}");
         },
@@ -410,8 +407,8 @@ fn a_spool_at_its_cap_that_blocks_holds_the_senders_until_there_is_room() {
     sender.join().unwrap();
     daemon.expect_delivered(40_000);
     world.expect_points(40_000);
-    assert!(until(|| daemon.times_said(TAKES) == 1), "{:#?}", daemon.log());
-    assert_eq!(daemon.times_said(BLOCKED), 1, "one pair, however often it was full for a moment");
+    daemon.expect_times_said(TAKES, 1);
+    daemon.expect_times_said(BLOCKED, 1);
 }
 
 #[test]

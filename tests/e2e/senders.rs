@@ -208,7 +208,7 @@ fn a_unix_sockets_file_that_vanishes_is_made_anew() {
     // Somebody else's is left alone, also at the end.
     std::fs::rename(&path, world.folder.path().join("aside.sock")).unwrap();
     std::fs::write(&path, "somebody else's").unwrap();
-    assert!(until(|| daemon.times_said("the socket's file is another one now") == 1), "{:#?}", daemon.log());
+    daemon.expect_times_said("the socket's file is another one now", 1);
     assert_eq!(daemon.stop().code, Some(0));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
 }
@@ -218,7 +218,7 @@ fn a_unix_sockets_file_that_vanishes_is_made_anew() {
 fn idle_senders_leave_descriptors_for_the_deliveries_and_the_stats() {
     let world = World::new();
     let daemon = world.daemon_limited("-n 300", &[]);
-    assert_eq!(daemon.times_said("does not fit the limit of 300 open files"), 1, "{:#?}", daemon.log());
+    daemon.expect_times_said("does not fit the limit of 300 open files", 1);
     let mut live = daemon.connect();
     live.write_all(lines("live.0", 1).as_bytes()).unwrap();
     world.expect_points(1);

@@ -400,7 +400,7 @@ fn a_user_who_may_not_read_a_spool_is_told_who_may() {
 fn a_disk_smaller_than_the_spool_may_grow_is_said_at_the_start() {
     let world = World::new();
     let daemon = world.daemon(&["--spool_max", "500TiB"]);
-    assert_eq!(daemon.times_said("the disk of the spool is smaller than the spool may grow"), 1);
+    daemon.expect_times_said("the disk of the spool is smaller than the spool may grow", 1);
 }
 
 #[test]

@@ -504,6 +504,14 @@ impl Daemon {
         self.log().iter().filter(|line| line["msg"].as_str().is_some_and(is_asked_for)).count()
     }
 
+    /// Waits until a log line with these words has come, and says that it came `times` times. The log's lines are
+    /// written by a thread of their own: the figures may know of something before the log does.
+    #[track_caller]
+    pub fn expect_times_said(&self, words: &str, times: usize) {
+        until(|| self.times_said(words) >= times);
+        assert_eq!(self.times_said(words), times, "{words:?}: {:#?}", self.log());
+    }
+
     /// Sends two more lines, and waits until Blueflood has them and nothing is wrong any more.
     pub fn expect_recovery(&self, world: &World) {
         let before = self.count("received");
