@@ -321,36 +321,44 @@ impl Worker {
     /// Serves requests that came together; true when it was told to close.
     fn serve(&mut self, group: Vec<Request>) -> bool {
         let mut close = None;
+        // First, and in one transaction: what is read or leased must not be older than what was asked before it.
         let mut settles = Vec::new();
-        for request in group {
+        let others: Vec<_> = group
+            .into_iter()
+            .filter_map(|request| match request {
+                Request::Settle(chunks, fate, reply) => {
+                    settles.push((chunks, fate, reply));
+                    None
+                }
+                other => Some(other),
+            })
+            .collect();
+        self.settle_all(settles);
+        for request in others {
             match request {
                 Request::Append(batch, reply) => self.waiting.push_back((batch, reply)),
-                Request::Settle(chunks, fate, reply) => settles.push((chunks, fate, reply)),
-                // What is read or leased must not be older than what was asked before it.
+                // See above.
+                Request::Settle(..) => {}
                 Request::Flush(reply) => {
                     self.append_waiting(Room::Waited);
                     self.queue.flushed(self.last_id);
                     let _ = reply.send(Ok(()));
                 }
                 Request::Lease(ask, reply) => {
-                    self.settle_all(&mut settles);
                     // Not after the batches that came with it: Blueflood must not wait until they are sealed and written.
                     let _ = reply.send(self.grant(&ask));
                 }
                 Request::Load(chunks, reply) => {
-                    self.settle_all(&mut settles);
                     let loaded = self.read(|worker| worker.load(&chunks));
                     let _ = reply.send(loaded.and_then(|chunks| self.of_one_tenant(chunks)));
                 }
                 Request::Looks(ask, reply) => {
-                    self.settle_all(&mut settles);
                     let _ = reply.send(Ok(self.hand_out(&ask)));
                 }
                 Request::Confirm(group, confirmed, reply) => {
                     let _ = reply.send(self.confirm(group, &confirmed));
                 }
                 Request::GiveBack(reply) => {
-                    self.settle_all(&mut settles);
                     let _ = reply.send(self.all_waits_again());
                 }
                 Request::TakeStock(reply) => {
@@ -379,14 +387,12 @@ impl Worker {
                 }
                 #[cfg(test)]
                 Request::Chunks(reply) => {
-                    self.settle_all(&mut settles);
                     self.append_waiting(Room::MayCome);
                     let _ = reply.send(self.read(Self::chunks));
                 }
                 Request::Close(reply) => close = Some(reply),
             }
         }
-        self.settle_all(&mut settles);
         self.append_waiting(Room::MayCome);
         self.show_status();
         let Some(reply) = close else { return false };

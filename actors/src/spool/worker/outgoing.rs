@@ -189,8 +189,8 @@ impl Worker {
 
     // === Settling ===
 
-    pub(super) fn settle_all(&mut self, settles: &mut Vec<Settle>) {
-        let (held, mut settles): (Vec<_>, Vec<_>) = settles.drain(..).partition(|(chunks, fate, _)| {
+    pub(super) fn settle_all(&mut self, settles: Vec<Settle>) {
+        let (held, mut settles): (Vec<_>, Vec<_>) = settles.into_iter().partition(|(chunks, fate, _)| {
             matches!(fate, Fate::Delivered | Fate::Acknowledged { .. })
                 && chunks.iter().all(|&id| self.fresh.get_held(id).is_some())
         });
