@@ -5,10 +5,24 @@ TORTURE_ROUNDS ?= 200
 LIES_SECONDS ?= 540
 # Set by `make fuzz`: seconds for each target.
 FUZZ_SECONDS ?= 20
+# What the random tests draw from: the same number, the same draws. `make test` says it, and takes it.
+SEED := $(or $(SEED),$(strip $(shell od -An -N3 -tu4 /dev/urandom)))
+export SEED
+# The same number for proptest, which has a variable of its own.
+export PROPTEST_RNG_SEED := $(SEED)
+# Set to 1, it makes a failure of everything that would be skipped.
+REQUIRE_ALL ?=
+export REQUIRE_ALL
+# What a run skipped, a line each; tests/shared.rs adds to it too.
+SKIPPED = $(or $(CARGO_TARGET_DIR),target)/tmp/skipped
+skip = { mkdir -p $(dir $(SKIPPED)) && echo "skipped: $(1)" | tee -a $(SKIPPED) && \
+	{ [ -z "$(REQUIRE_ALL)" ] || { echo "REQUIRE_ALL is set, so that is a failure"; false; }; }; }
+# The oldest Rust that it is said to build with.
+MSRV := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
 # What a program comes to.
 SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test lint build release static deb deb-test vm-test torture scenarios fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test tests lint deny msrv build release static deb deb-test vm-test torture scenarios fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,14 +30,37 @@ help: ## this list
 run: build ## try it: the daemon, a Blueflood stand-in, and this host's own figures; Ctrl-C ends it; GRAPHITE=port SINK=host:port STATS=host:port
 	@config/try.sh target/debug/blueflood-forward
 
-test: lint tools ## everything that must hold
+test: ## everything that must hold; REQUIRE_ALL=1 lets nothing be skipped, SEED=n draws again what was random
+	@rm -f $(SKIPPED); echo "SEED=$(SEED)"
+	@$(MAKE) --no-print-directory lint tools tests; result=$$?; \
+		[ ! -s $(SKIPPED) ] || sort -u $(SKIPPED); \
+		echo "SEED=$(SEED) make test: what was random is drawn as in this run"; exit $$result
+
+tests:
 	$(CARGO) test --workspace --features faults
 
-lint: components ## format, clippy and docs, every warning an error
+lint: components ## format, clippy, docs, dependencies and the oldest Rust, every warning an error
 	$(CARGO) fmt --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --workspace --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
+	@$(MAKE) --no-print-directory deny
+	@if rustup toolchain list 2>/dev/null | grep -q '^$(MSRV)-'; then $(MAKE) --no-print-directory msrv; else \
+		$(call skip,Rust $(MSRV) is not installed here: make msrv installs it); fi
+
+# .deny.toml says what is allowed.
+deny: ## the dependencies: licences, advisories, second versions (cargo-deny)
+	@if ! command -v cargo-deny >/dev/null; then \
+		$(call skip,no cargo-deny here: cargo install --locked cargo-deny); \
+	else $(CARGO) deny --locked --log-level warn check licenses bans sources && \
+		if $(CARGO) deny --locked fetch db >/dev/null 2>&1; then \
+			$(CARGO) deny --locked --log-level warn check --disable-fetch advisories; \
+		else $(call skip,the advisories on the dependencies: their database cannot be reached); fi; fi
+
+# In a folder of its own, or each change of compiler would build all anew.
+msrv: ## that it builds with the oldest Rust that Cargo.toml claims
+	@rustup toolchain list 2>/dev/null | grep -q '^$(MSRV)-' || rustup toolchain install $(MSRV) --profile minimal
+	rustup run $(MSRV) cargo check --locked --workspace --all-targets --features faults --target-dir target/msrv
 
 build: ## the program, for trying: target/debug/blueflood-forward
 	$(CARGO) build
@@ -62,7 +99,7 @@ torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk awa
 
 # A part of them is in `make test`, with small loads.
 scenarios: ## flows that must end well, in bad weather: ten minutes; ONLY="brown stop" some, ONLY=list names, SEED=n again
-	@SCENARIOS=all ONLY="$(ONLY)" SEED=$(SEED) JOBS=$(JOBS) $(CARGO) test --release --test scenarios
+	@SCENARIOS=all ONLY="$(ONLY)" JOBS=$(JOBS) $(CARGO) test --release --test scenarios
 
 # What it finds goes to .cache/fuzz; only seeds that a test can name are committed.
 fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each
@@ -88,12 +125,12 @@ tools:
 	@for tool in chromium zsh fish lintian; do command -v $$tool >/dev/null || { [ "$$(id -u)" = 0 ] && \
 		command -v apt-get >/dev/null && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$tool >/dev/null; } || \
-		echo "skipped: no $$tool here, and it cannot be installed"; done
+		$(call skip,no $$tool here and it cannot be installed) || exit 1; done
 	@command -v promtool >/dev/null || [ -x .cache/prometheus/usr/bin/promtool ] || { command -v dpkg-deb >/dev/null && \
 		mkdir -p .cache/prometheus && cd .cache/prometheus && { apt-get download -qq prometheus 2>/dev/null || \
 		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get download -qq prometheus; }; } && \
 		dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb; } || \
-		echo "skipped: no promtool here, and its package cannot be had"
+		$(call skip,no promtool here and its package cannot be had)
 
 .PHONY: components
 components:

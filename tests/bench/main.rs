@@ -16,6 +16,10 @@
 mod daemon;
 mod load;
 mod peers;
+#[path = "../requests.rs"]
+mod requests;
+#[path = "../shared.rs"]
+mod shared;
 mod sink;
 mod table;
 

@@ -1,16 +1,17 @@
 //! Owns the other end: an HTTP server that answers 200, counts every datapoint once, and can be down.
 //! It never judges a row: it looks for what tells the sequence number, and for nothing else.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use flate2::read::GzDecoder;
 use memchr::memmem::Finder;
 
 use crate::load::{self, FRAME, NAME_BYTES, Plan, Written};
+use crate::requests::Requests;
+use crate::shared::host_of_its_own;
 
 /// Latencies are told apart to a millisecond, up to this many.
 const LATENCY_MS_MAX: usize = 120_000;
@@ -97,9 +98,7 @@ impl Sink {
     }
 
     fn with(serve: fn(TcpStream, &Shared)) -> Self {
-        // An address of its own: what answers at port 20000 of ours would be taken for Blueflood's query side.
-        let address = [127, fastrand::u8(1..255), fastrand::u8(1..255), fastrand::u8(2..255)];
-        let listener = TcpListener::bind((std::net::Ipv4Addr::from(address), 0)).unwrap();
+        let listener = TcpListener::bind((host_of_its_own(), 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let plan = Plan::new(load::Protocol::Line, 0);
         let count = Mutex::new(Count::new(plan, 0, Written::new(plan)));
@@ -222,9 +221,8 @@ struct Finders {
 fn serve(stream: TcpStream, shared: &Shared) {
     let finders = Finders { time: Finder::new(TIME), name: Finder::new(NAME) };
     let mut answers = stream.try_clone().unwrap();
-    let mut requests = BufReader::with_capacity(256 << 10, stream);
-    let (mut head, mut body, mut text) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(request) = Request::read(&mut requests, &mut head, &mut body) {
+    let mut requests = Requests::of(stream);
+    while let Some(request) = requests.read() {
         if shared.down.load(Ordering::Relaxed) {
             let _ = answers.shutdown(Shutdown::Both);
             return;
@@ -233,17 +231,11 @@ fn serve(stream: TcpStream, shared: &Shared) {
             return;
         }
         let now = Instant::now();
-        text.clear();
-        let rows = if request.gzip {
-            GzDecoder::new(&body[..]).read_to_end(&mut text).unwrap();
-            &text
-        } else {
-            &body
-        };
+        let rows = requests.body(&request);
         let mut count = shared.count.lock().unwrap();
         count.body(rows, &finders, now);
         count.tally.posts += 1;
-        count.tally.wire_bytes += head.len() + body.len();
+        count.tally.wire_bytes += request.wire_bytes;
         if count.most.is_none() && count.tally.different as f64 >= count.plan.datapoints as f64 * MOST {
             count.most = Some(now);
         }
@@ -252,36 +244,6 @@ fn serve(stream: TcpStream, shared: &Shared) {
         if request.close {
             return;
         }
-    }
-}
-
-struct Request {
-    gzip: bool,
-    close: bool,
-}
-
-impl Request {
-    /// Reads a request with a length; `None` at the end of the connection.
-    fn read(from: &mut BufReader<TcpStream>, head: &mut Vec<u8>, body: &mut Vec<u8>) -> Option<Self> {
-        head.clear();
-        while !head.ends_with(b"\r\n\r\n") {
-            if from.read_until(b'\n', head).ok()? == 0 {
-                return None;
-            }
-        }
-        let mut headers = [httparse::EMPTY_HEADER; 32];
-        let mut request = httparse::Request::new(&mut headers);
-        request.parse(head).ok()?;
-        let header = |name: &str| {
-            let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            header.and_then(|header| std::str::from_utf8(header.value).ok())
-        };
-        let length = header("content-length")?.parse().ok()?;
-        let gzip = header("content-encoding") == Some("gzip");
-        let close = header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        body.resize(length, 0);
-        from.read_exact(body).ok()?;
-        Some(Self { gzip, close })
     }
 }
 

@@ -11,6 +11,9 @@
     clippy::string_slice
 )]
 
+#[path = "../shared.rs"]
+mod shared;
+
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -524,7 +527,7 @@ const OFFERED: [(&str, &str); 6] = [
 /// A folder with the completions for a shell, if that is here.
 fn completions(shell: &str, name: &str) -> Option<tempfile::TempDir> {
     if Command::new(shell).arg("--version").output().is_err() {
-        eprintln!("skipped: no {shell} here");
+        shared::skip(format_args!("no {shell} here, whose completions are tried"));
         return None;
     }
     let folder = tempfile::tempdir().expect("a directory");

@@ -6,8 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::string_slice,
-    clippy::print_stderr
+    clippy::string_slice
 )]
 
 mod captures;
@@ -17,7 +16,10 @@ mod original_cases;
 mod pickle_properties;
 mod python_pickles;
 mod raw_http;
+mod safety_net;
 mod send;
+#[path = "../shared.rs"]
+mod shared;
 mod sink_conformance;
 mod sink_faults;
 mod support;

@@ -6,6 +6,7 @@ use actors::core::datapoint::Reason;
 use actors::core::number;
 use serde_json::Value;
 
+use crate::shared::skip;
 use crate::support::{Point, Received, data, decode_pickle};
 
 /// What the script prints; `None`, and a word about it, where there is no Python 3.
@@ -13,7 +14,7 @@ fn python(script: &str, what: &str) -> Option<Vec<Value>> {
     let script = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/contract/{}"), script);
     let probe = Command::new("python3").arg("--version").output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there is no python3 here");
+        skip("there is no python3 here, which is the oracle of pickles");
         return None;
     }
     let output = Command::new("python3").arg("-B").arg(script).arg(what).output().unwrap();

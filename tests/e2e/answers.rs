@@ -52,9 +52,7 @@ fn a_202_is_sent_again_until_it_gets_better_and_never_counts_as_delivered() {
     let (world, daemon) = answered(script("202/storedx*"), 5, &[]);
     daemon.expect("many tries", |_| world.posts() > 8);
     assert_eq!((daemon.count("delivered"), daemon.count("buffered")), (0, 5));
-    daemon.expect("a line that says so", |_| {
-        daemon.said("Blueflood does not take metrics: they are kept, and sent again").is_some()
-    });
+    daemon.expect_said("Blueflood does not take metrics: they are kept, and sent again");
     world.answers("");
     daemon.expect_recovery(&world);
 }

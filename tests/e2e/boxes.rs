@@ -109,10 +109,10 @@ fn daemon_to(world: &World, boxed: &Boxed, more: &[&str]) -> Daemon {
     world.daemon(&arguments)
 }
 
-/// Nothing that an operator would have to look at.
-fn expect_calm(daemon: &Daemon) {
+/// Nothing that an operator would have to look at, to its end: only then is the log whole.
+fn expect_calm(daemon: Daemon) {
     let loud = |line: &serde_json::Value| line["level"] == "warning" || line["level"] == "error";
-    let loud: Vec<_> = daemon.log().into_iter().filter(loud).collect();
+    let loud: Vec<_> = daemon.stop().log.into_iter().filter(loud).collect();
     assert!(loud.is_empty(), "{loud:#?}");
 }
 
@@ -151,7 +151,7 @@ fn an_answer_in_any_form_that_http_allows_is_a_delivery_on_the_first_try() {
                     daemon.expect_delivered(2 * round);
                     assert_eq!(boxed.requests(), round, "{form}");
                 }
-                expect_calm(&daemon);
+                expect_calm(daemon);
             });
         }
     });
@@ -243,8 +243,8 @@ fn a_reset_of_a_connection_that_served_before_is_no_outage() {
         daemon.send_lines(&format!("round.{round}"), 2);
         daemon.expect_delivered(2 * round);
     }
-    expect_calm(&daemon);
     assert_eq!(boxed.connections(), 5);
+    expect_calm(daemon);
 }
 
 #[test]

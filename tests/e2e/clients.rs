@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// Versions that were seen to work together.
@@ -41,7 +42,7 @@ fn npm() -> Option<PathBuf> {
 /// Installs what a test needs, unless it is there. One at a time, for tests run side by side.
 fn installed(name: &str, needs: &str, what: &[&str], install: impl Fn(&Path)) -> Option<PathBuf> {
     if let Err(error) = Command::new(needs).arg("--version").stdout(Stdio::null()).status() {
-        eprintln!("skipped: no {needs} on this host ({error}), so no {}", what.join(", "));
+        skip(format_args!("no {needs} on this host ({error}), so no {}", what.join(", ")));
         return None;
     }
     let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache");

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actors::core::chunk::Chunk;
 use actors::spool::store::{self, Loaded};
 
+use crate::shared::random;
 use crate::world::*;
 
 /// What Blueflood does during a round. In none is a row that it stored, and answered for, refused later.
@@ -114,16 +115,17 @@ fn kill_at_random(hold: &str) {
     let options = ["--spool_hold", hold, "--seal_interval", "0.02", "--interval", "0.05", "--timeout", "2"];
     let written_first = hold == "0";
     let mut was_in_spool: BTreeMap<String, u64> = BTreeMap::new();
+    let mut random = random(&format!("kills, hold {hold}"));
     for round in 0..rounds() {
-        world.answers(fastrand::choice(WEATHER).unwrap());
+        world.answers(random.choice(WEATHER).unwrap());
         let daemon = world.daemon(&options);
         let received_before = daemon.count("received");
         let port = daemon.port("tcp:");
         let sender = std::thread::spawn(move || send_until_it_dies(port, round));
         // No wait for anything: the moment is what is random.
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..150)));
+        std::thread::sleep(Duration::from_millis(random.u64(0..150)));
         let look = Look::at(&daemon, received_before);
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..50)));
+        std::thread::sleep(Duration::from_millis(random.u64(0..50)));
         daemon.kill();
         sender.join().unwrap();
         let in_file = left_in_spool(&world);
@@ -177,13 +179,7 @@ fn a_kill_in_the_middle_of_a_start_harms_nothing() {
     // Not by the figures: they count what is held in memory too, and a kill takes that.
     assert!(until(|| rows_in_file(&world) == 500), "never all in the file: {:#?}", daemon.log());
     daemon.kill();
-    for _ in 0..rounds() / 3 {
-        let mut starting = world.spawn(&[]);
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
-        starting.kill().unwrap();
-        starting.wait().unwrap();
-        assert_eq!(left_in_spool(&world).len(), 500);
-    }
+    kill_in_starts("kills in starts", &world, rounds() / 3, 500);
     world.answers("");
     let daemon = world.daemon(&[]);
     daemon.expect_delivered(500);
@@ -194,10 +190,12 @@ fn a_kill_in_the_middle_of_a_start_harms_nothing() {
 const ROWS_OF_VERSION_1: usize = 200;
 
 /// Kills a daemon at random moments of its start, `times` times; what waits in the file stays whole.
-fn kill_in_starts(world: &World, times: usize, expected: usize) {
+fn kill_in_starts(what: &str, world: &World, times: usize, expected: usize) {
+    let mut random = random(what);
     for _ in 0..times {
         let mut starting = world.spawn(&[]);
-        std::thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
+        // No wait for anything: the moment is what is random.
+        std::thread::sleep(Duration::from_millis(random.u64(0..40)));
         starting.kill().unwrap();
         starting.wait().unwrap();
         assert_eq!(left_in_spool(world).len(), expected);
@@ -211,7 +209,7 @@ fn kills_in_a_migration_and_in_a_roll_forward_lose_nothing_that_was_written() {
     world.answers("503x*");
     let copy = world.folder.path().join("spool.db.version-1");
     std::fs::write(world.spool(), data("spools/v1.db")).unwrap();
-    kill_in_starts(&world, rounds() / 4, ROWS_OF_VERSION_1);
+    kill_in_starts("kills in a migration", &world, rounds() / 4, ROWS_OF_VERSION_1);
     let daemon = world.daemon(&["--spool_hold", "0"]);
     assert_eq!(daemon.count("in_spool"), ROWS_OF_VERSION_1 as u64);
     daemon.send_lines("later", 100);
@@ -226,7 +224,7 @@ fn kills_in_a_migration_and_in_a_roll_forward_lose_nothing_that_was_written() {
         let _ = std::fs::rename(of(&world.spool()), of(&later));
     }
     std::fs::rename(&copy, world.spool()).unwrap();
-    kill_in_starts(&world, rounds() / 4, ROWS_OF_VERSION_1);
+    kill_in_starts("kills in the next one", &world, rounds() / 4, ROWS_OF_VERSION_1);
     let daemon = world.daemon(&["--spool_hold", "0"]);
     daemon.send_lines("again", 50);
     daemon.expect("written", |stats| stats["datapoints"]["in_spool"] == ROWS_OF_VERSION_1 + 50);

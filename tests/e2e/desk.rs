@@ -267,10 +267,7 @@ fn ready_but_not_delivering_while_a_setting_is_wrong() {
     assert!(why.contains("a setting must be wrong") && why.contains("404"), "{why}");
     assert_eq!(daemon.get("/healthz").0, 200, "starting it again would not mend a setting");
     assert_eq!(daemon.count("buffered"), 5);
-    let said =
-        || daemon.log().iter().filter(|line| line["msg"].to_string().contains("check --blueflood")).count();
-    daemon.expect("a line that says so", |_| said() > 0);
-    assert_eq!(said(), 1, "{:#?}", daemon.log());
+    daemon.expect_times_said("check --blueflood", 1);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! The disk under the spool: full, too small, not to be written. The daemon never exits over it and never loses
 //! count, says it once, and goes on by itself when there is room again.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::thread::JoinHandle;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// A small file system of its own. Dropped, it is unmounted.
@@ -32,7 +36,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|mounted| mounted.status.success()) {
             return Some(Self(folder));
         }
-        eprintln!("skipped: a file system cannot be mounted here, which takes root");
+        skip("a file system cannot be mounted here, which takes root");
         None
     }
 
@@ -41,7 +45,7 @@ impl SmallDisk {
         let path = self.0.join("somebody-else");
         let block = vec![7; 64 << 10];
         let mut file = std::fs::File::create(&path).unwrap();
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        while file.write_all(&block).is_ok() {}
         path
     }
 }
@@ -55,11 +59,24 @@ impl Drop for SmallDisk {
 
 /// Lines of about 200 bytes that do not compress, so that a spool fills quickly.
 fn bulky(name: &str, n: usize) -> String {
-    // Longer than what deflate looks back over.
-    static NOISE: LazyLock<String> =
-        LazyLock::new(|| (0..400_000).map(|_| fastrand::alphanumeric()).collect());
+    // Longer than what deflate looks back over, and the same each time.
+    static NOISE: LazyLock<String> = LazyLock::new(|| {
+        let mut noise = fastrand::Rng::with_seed(7);
+        (0..400_000).map(|_| noise.alphanumeric()).collect()
+    });
     let time = now();
     (0..n).map(|i| format!("{name}.{i}.{} {i} {time}\n", &NOISE[i * 200..][..200])).collect()
+}
+
+/// Sends `times` blocks of `n` bulky lines, each on a connection of its own, beside the test: they may be made to wait.
+fn send_beside(daemon: &Daemon, name: &'static str, times: u64, n: usize) -> JoinHandle<()> {
+    let port = daemon.port("tcp:");
+    std::thread::spawn(move || {
+        for i in 0..times {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            stream.write_all(bulky(&format!("{name}{i}"), n).as_bytes()).unwrap();
+        }
+    })
 }
 
 /// Sends `times` 2,000 bulky lines, about 400 KB each, waiting for each to be received.
@@ -106,13 +123,7 @@ fn a_disk_too_small_for_a_spool_that_blocks_holds_the_senders_and_loses_nothing(
     let Some(_disk) = SmallDisk::over(&world, 12) else { return };
     world.answers("503x*");
     let daemon = world.daemon(&["--spool_full", "block"]);
-    let port = daemon.port("tcp:");
-    let sender = std::thread::spawn(move || {
-        for i in 0..25 {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-            std::io::Write::write_all(&mut stream, bulky(&format!("bulk{i}"), 2_000).as_bytes()).unwrap();
-        }
-    });
+    let sender = send_beside(&daemon, "bulk", 25, 2_000);
     daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
     assert_eq!(daemon.get("/readyz").0, 503);
     daemon.expect_times_said(FULL, 1);
@@ -134,13 +145,7 @@ fn a_disk_that_somebody_else_fills_stops_nothing_and_is_free_again_by_itself() {
     daemon.expect_delivered(6_000);
     world.answers("503x*");
     let filler = disk.fill();
-    let port = daemon.port("tcp:");
-    let sender = std::thread::spawn(move || {
-        for i in 0..12 {
-            let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-            std::io::Write::write_all(&mut stream, bulky(&format!("more{i}"), 2_000).as_bytes()).unwrap();
-        }
-    });
+    let sender = send_beside(&daemon, "more", 12, 2_000);
     daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());
     world.answers("");
     std::fs::remove_file(filler).unwrap();
@@ -227,7 +232,7 @@ fn a_backlog_on_a_full_disk_stays_while_chunks_keep_coming_and_grows_again_with_
 struct Hog {
     path: PathBuf,
     done: Arc<AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Hog {
@@ -235,11 +240,12 @@ impl Hog {
         let (path, done) = (folder.join("hog"), Arc::new(AtomicBool::new(false)));
         let mut file = std::fs::File::create(&path).unwrap();
         let block = vec![7; 16 << 10];
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
+        while file.write_all(&block).is_ok() {}
         let is_done = done.clone();
         let thread = std::thread::spawn(move || {
             while !is_done.load(Ordering::Relaxed) {
-                if std::io::Write::write_all(&mut file, &block).is_err() {
+                if file.write_all(&block).is_err() {
+                    // How soon it takes what is given back.
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
             }
@@ -251,7 +257,7 @@ impl Hog {
 impl Drop for Hog {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
-        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        let ended = self.thread.take().map(JoinHandle::join);
         let removed = std::fs::remove_file(&self.path);
         assert!(std::thread::panicking() || (removed.is_ok() && ended.is_some_and(|ended| ended.is_ok())));
     }
@@ -341,15 +347,8 @@ fn small_volumes_fill_and_are_free_again() {
             let Some(_disk) = SmallDisk::over(&world, megabytes) else { return };
             world.answers("503x*");
             let daemon = world.daemon(&["--spool_full", policy]);
-            let port = daemon.port("tcp:");
             let blocks = 6 * u64::from(megabytes);
-            let sender = std::thread::spawn(move || {
-                for i in 0..blocks {
-                    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-                    let lines = bulky(&format!("bulk{i}"), 1_000);
-                    std::io::Write::write_all(&mut stream, lines.as_bytes()).unwrap();
-                }
-            });
+            let sender = send_beside(&daemon, "bulk", blocks, 1_000);
             let all = blocks * 1_000;
             match policy {
                 "block" => daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null()),
@@ -396,9 +395,9 @@ fn a_spool_at_its_cap_that_blocks_holds_the_senders_until_there_is_room() {
     let daemon = world.daemon(&["--spool_full", "block", "--spool_max", "1MiB"]);
     let port = daemon.port("tcp:");
     let sender = std::thread::spawn(move || {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         for i in 0..40 {
-            std::io::Write::write_all(&mut stream, bulky(&format!("bulk{i}"), 1_000).as_bytes()).unwrap();
+            stream.write_all(bulky(&format!("bulk{i}"), 1_000).as_bytes()).unwrap();
         }
     });
     daemon.expect("blocked", |stats| !stats["spool"]["blocked"].is_null());

@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::disk::SmallDisk;
+use crate::shared::{random, skip};
 use crate::world::*;
 
 /// Lines in one write of the sender.
@@ -220,7 +221,7 @@ fn cases() -> Vec<Case> {
 fn run(case: &Case) {
     let &(fault, moment, policy, hold) = case;
     if fault.needs_root() && !is_root() {
-        eprintln!("skipped: {case:?} takes root");
+        skip("a fault that mounts something over the spool takes root");
         return;
     }
     let mut world = World::new();
@@ -263,13 +264,13 @@ fn run(case: &Case) {
     assert!(dropped == 0 || fault.loses(), "{what}: {:#}", daemon.stats());
     assert!(until(|| daemon.get("/readyz").0 == 200), "{what}: {:?}", daemon.get("/readyz"));
     // At most two pairs, what the outage of Blueflood says, and one for what was dropped.
-    let lines: Vec<_> = daemon.log().split_off(lines_before);
-    assert!(lines.len() <= 12, "{what}: {lines:#?}");
+    let lines = || daemon.log().split_off(lines_before);
     // What is cut off a file may all be in its log still.
     if !fault.loses() {
-        let named = lines.iter().filter(|line| line["msg"].as_str().unwrap().contains("spool")).count();
-        assert!((1..=4).contains(&named), "{what}: {lines:#?}");
+        let named = || lines().iter().filter(|line| line["msg"].as_str().unwrap().contains("spool")).count();
+        assert!(until(|| named() >= 1) && named() <= 4, "{what}: {:#?}", lines());
     }
+    assert!(lines().len() <= 12, "{what}: {:#?}", lines());
     let ended = daemon.stop();
     assert_eq!(ended.code, Some(0), "{what}: {ended:#?}");
     // The file that has the name now is whole, and says the same.
@@ -303,18 +304,18 @@ fn run_all<T: Sync>(cases: &[T], abreast: usize, run: impl Fn(&T) + Sync) {
 }
 
 /// A part of the cases, unless all are asked for: `make torture` does.
-fn some_of<T: Copy>(cases: &[T], one_of: usize) -> Vec<T> {
+fn some_of<T: Copy>(test: &str, cases: &[T], one_of: usize) -> Vec<T> {
     if std::env::var_os("TORTURE_ROUNDS").is_some() {
         return cases.to_vec();
     }
-    let first = fastrand::usize(0..one_of);
+    let first = random(test).usize(0..one_of);
     cases.iter().skip(first).step_by(one_of).copied().collect()
 }
 
 #[test]
 fn whatever_happens_to_the_file_while_datapoints_flow_the_law_holds_and_it_goes_on() {
     // Moment and policy are by turns: each fault is there.
-    run_all(&some_of(&cases(), 5), ABREAST, run);
+    run_all(&some_of("faults of the file", &cases(), 5), ABREAST, run);
 }
 
 // === Damage under load ===
@@ -381,7 +382,7 @@ fn damage_under_load_costs_what_cannot_be_read_and_the_law_holds() {
             }
         }
     }
-    run_all(&some_of(&cases, 5), ABREAST_UNDER_LOAD, |&(damage, hold, weather)| {
+    run_all(&some_of("damage", &cases, 5), ABREAST_UNDER_LOAD, |&(damage, hold, weather)| {
         let what = format!("{damage:?}, hold {hold}, {weather:?}");
         let world = World::new();
         world.answers(weather);
@@ -412,12 +413,13 @@ fn damage_under_load_costs_what_cannot_be_read_and_the_law_holds() {
 #[test]
 fn a_flipped_byte_of_any_kind_under_load_leaves_the_law_whole() {
     let cases: Vec<u64> = (0..48).collect();
-    run_all(&some_of(&cases, 6), ABREAST, |&n| {
+    run_all(&some_of("flips", &cases, 6), ABREAST, |&n| {
         let world = World::new();
         world.answers("503x*");
         let daemon = world.daemon(&["--spool_hold", if n % 2 == 0 { "0" } else { "0.1" }]);
         let load = Load::per_second(2_000);
         let what = format!("flips {n}");
+        let mut random = random(&what);
         let sent = load.flow(&daemon, || {
             load.expect_more(4_000);
             for round in 0..6 {
@@ -426,12 +428,12 @@ fn a_flipped_byte_of_any_kind_under_load_leaves_the_law_whole() {
                 for page in 0..pages {
                     // The first bytes of a page say what it is, the next where its cells are; the last are the oldest cell.
                     let at = match (n + round) % 6 {
-                        0 => fastrand::u64(0..12),
-                        1 => fastrand::u64(12..64),
-                        2 => 8_192 - fastrand::u64(1..64),
-                        3 => 8_192 - fastrand::u64(64..1_024),
-                        4 => fastrand::u64(64..8_192),
-                        _ => fastrand::u64(0..8_192),
+                        0 => random.u64(0..12),
+                        1 => random.u64(12..64),
+                        2 => 8_192 - random.u64(1..64),
+                        3 => 8_192 - random.u64(64..1_024),
+                        4 => random.u64(64..8_192),
+                        _ => random.u64(0..8_192),
                     };
                     // Not the whole file at once, or nothing is left to be told apart.
                     if page % 4 != (n / 6 + round) % 4 {
@@ -440,7 +442,7 @@ fn a_flipped_byte_of_any_kind_under_load_leaves_the_law_whole() {
                     let mut byte = [0];
                     let at = page * 8_192 + at;
                     if file.read_exact_at(&mut byte, at).is_ok() {
-                        file.write_all_at(&[byte[0] ^ (1 << fastrand::u8(0..8))], at).unwrap();
+                        file.write_all_at(&[byte[0] ^ (1 << random.u8(0..8))], at).unwrap();
                     }
                 }
                 look_for(&daemon, 1);
@@ -482,7 +484,7 @@ static FAILING_DISK: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     if built.is_ok_and(|built| built.status.success()) {
         return Some(library);
     }
-    eprintln!("skipped: there is no cc here that can build a library");
+    skip("there is no cc here that can build a library");
     None
 });
 
@@ -535,7 +537,7 @@ fn a_disk_whose_calls_fail_is_said_and_nothing_is_lost() {
             cases.push((fails, nth, weather, policy, hold));
         }
     }
-    run_all(&some_of(&cases, 5), ABREAST, |&(fails, nth, weather, policy, hold)| {
+    run_all(&some_of("a failing disk", &cases, 5), ABREAST, |&(fails, nth, weather, policy, hold)| {
         let what = format!("{fails:?} at each {nth}., {weather:?}, {policy}, hold {hold}");
         let world = World::new();
         world.answers(weather);

@@ -118,7 +118,7 @@ fn more_unfinished_frames_than_there_is_room_for() {
 fn a_reader_of_the_figures_that_never_reads() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let url = daemon.stats_url();
     let address = url.trim_start_matches("http://").trim_end_matches("/stats").to_owned();
     let mut deaf = TcpStream::connect(address).unwrap();
     deaf.set_nonblocking(true).unwrap();

@@ -27,8 +27,12 @@ mod outages;
 mod page;
 mod prometheus;
 mod reload;
+#[path = "../running.rs"]
+mod running;
 mod senders;
 mod service;
+#[path = "../shared.rs"]
+mod shared;
 #[cfg(feature = "faults")]
 mod supervision;
 mod tap;

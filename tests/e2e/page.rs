@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// A browser that looks at one page.
@@ -82,9 +83,9 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     let world = World::new();
     world.answers("refuse(bad.)");
     let daemon = world.daemon(&[]);
-    let url = daemon.expect_said("showing its figures")["url"].as_str().unwrap().replace("/stats", "/");
+    let url = daemon.stats_url().replace("/stats", "/");
     let Some(mut browser) = Browser::open(&url) else {
-        eprintln!("skipped: the page in a browser (needs chromium, node and npm)");
+        skip("the page in a browser: it takes chromium, node and npm");
         return;
     };
 
@@ -133,7 +134,7 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
     if has_axe {
         assert_eq!(browser.ask("barriers"), serde_json::json!([]), "found by axe-core");
     } else {
-        eprintln!("skipped: whether the page can be read by everyone (axe-core cannot be had from npm)");
+        skip("whether the page can be read by everyone: axe-core cannot be had from npm");
     }
     assert_eq!(browser.ask("errors"), serde_json::json!([]));
 

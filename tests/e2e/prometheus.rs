@@ -11,6 +11,7 @@ use actors::core::datapoint::Reason;
 use actors::core::reason::{Dropped, Refused};
 use actors::core::row::Skipped;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// Gives `input` to promtool; nothing if there is none on this machine.
@@ -49,7 +50,7 @@ fn metrics() -> String {
 fn promtool_likes_the_metrics_and_the_rules() {
     let page = metrics();
     let Some(checked) = promtool(&["check", "metrics"], &page) else {
-        eprintln!("skipped: promtool (Debian's package prometheus) is not here");
+        skip("promtool (Debian's package prometheus) is not here");
         return;
     };
     assert!(checked.status.success(), "{}\n{page}", String::from_utf8_lossy(&checked.stdout));
@@ -70,7 +71,7 @@ fn each_alert_fires_on_its_first_burst_and_none_in_peace() {
     }
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/prometheus/alerts.yml");
     let Some(played) = promtool(&["test", "rules", tests.to_str().unwrap()], "") else {
-        eprintln!("skipped: promtool (Debian's package prometheus) is not here");
+        skip("promtool (Debian's package prometheus) is not here");
         return;
     };
     let said = [played.stdout, played.stderr].concat();

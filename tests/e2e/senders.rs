@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// A frame as statsd writes it, by hand and in protocol 0: values are strings.
@@ -150,6 +151,13 @@ fn names_in_latin_1_are_refused_and_shown_and_never_become_one_series() {
     assert!(said["last"].as_str().unwrap().contains("\\x"), "{said}");
 }
 
+/// Each point that Blueflood has is of a time since then.
+fn expect_times_since(world: &World, before: u64) {
+    for point in world.blueflood.points(TENANT) {
+        assert!((before..=now()).contains(&(point.ms as u64 / 1000)), "{point:?}");
+    }
+}
+
 #[test]
 fn minus_one_means_now() {
     let world = World::new();
@@ -159,9 +167,7 @@ fn minus_one_means_now() {
     let minus_one = serde_pickle::to_vec(&[("pickle", (-1, 1))], serde_pickle::SerOptions::new().proto_v2());
     daemon.send(framed(&minus_one.unwrap()));
     world.expect_points(2);
-    for point in world.blueflood.points(TENANT) {
-        assert!((before..=now()).contains(&(point.ms as u64 / 1000)), "{point:?}");
-    }
+    expect_times_since(&world, before);
 }
 
 #[test]
@@ -171,9 +177,7 @@ fn the_time_of_this_host_replaces_the_senders() {
     let daemon = world.daemon(&["--overwrite_collection_timestamp", "true"]);
     daemon.send("from.1970 1 12345\nfrom.2100 2 4102444800\n");
     world.expect_points(2);
-    for point in world.blueflood.points(TENANT) {
-        assert!((before..=now()).contains(&(point.ms as u64 / 1000)), "{point:?}");
-    }
+    expect_times_since(&world, before);
 }
 
 #[test]
@@ -266,7 +270,7 @@ fn a_datagram_stands_alone() {
 #[test]
 fn an_ipv6_endpoint() {
     if let Err(error) = TcpListener::bind("[::1]:0") {
-        eprintln!("skipped: this host has no ::1: {error}");
+        skip(format_args!("this host has no ::1: {error}"));
         return;
     }
     let world = World::new();
@@ -333,10 +337,7 @@ fn a_stranger_is_named_with_what_to_change_counted_once_and_stores_nothing() {
         // Whoever is turned away may be so before all of it is written.
         let _ = daemon.connect().write_all(bytes);
         daemon.expect_count(&format!("/malformed/{reason}"), 1);
-        // It is counted before it is said.
-        let said = || daemon.log().into_iter().find(|line| line["reason"] == *reason);
-        assert!(until(|| said().is_some()), "{reason}: {:#?}", daemon.log());
-        let turned_away = said().unwrap();
+        let turned_away = &daemon.expect_log(reason, |line| line["reason"] == *reason)[0];
         assert!(turned_away["cause"].as_str().unwrap().contains(advice), "{turned_away}");
     }
     daemon.send_datagram(STRANGERS[0].0);

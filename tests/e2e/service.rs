@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// Where a daemon tells how it goes.
@@ -219,10 +220,10 @@ fn the_unit_is_hardened() {
     let analyze = ["security", "--offline=true", "--threshold=19", "--no-pager", unit];
     match Command::new("systemd-analyze").args(analyze).output() {
         Ok(output) if String::from_utf8_lossy(&output.stderr).contains("unrecognized option") => {
-            eprintln!("skipped: this systemd-analyze rates only units that are loaded");
+            skip("this systemd-analyze rates only units that are loaded");
         }
         Ok(output) => assert!(output.status.success(), "{output:?}"),
-        Err(_) => eprintln!("skipped: no systemd-analyze here"),
+        Err(_) => skip("no systemd-analyze here"),
     }
 }
 
@@ -232,7 +233,7 @@ fn the_package_can_be_installed_upgraded_removed_and_purged() {
     let folder = tempfile::TempDir::new().unwrap();
     let script = |name| Command::new(format!("{}/config/deb/{name}", env!("CARGO_MANIFEST_DIR")));
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
-        eprintln!("skipped: no dpkg-deb here");
+        skip("no dpkg-deb here");
         return;
     }
     let build = |command: &mut Command| {
@@ -244,7 +245,9 @@ fn the_package_can_be_installed_upgraded_removed_and_purged() {
     lintian_has_nothing_to_say_of(&package);
     let output = script("test").arg(package).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    eprint!("{}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8_lossy(&output.stdout);
+    eprint!("{said}");
+    said.lines().filter_map(|line| line.strip_prefix("skipped: ")).for_each(skip);
 }
 
 /// The program as it is released: without what debuggers need, which takes long to pack and to look through.
@@ -261,7 +264,7 @@ fn lintian_has_nothing_to_say_of(package: &str) {
     lintian.args(["--no-cfg", "--allow-root", "--fail-on=error,warning", "--suppress-tags", uncompressed]);
     match lintian.arg(package).output() {
         Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
-        Err(_) => eprintln!("skipped: no lintian here"),
+        Err(_) => skip("no lintian here"),
     }
 }
 

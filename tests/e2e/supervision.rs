@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::shared::random;
 use crate::world::*;
 
 const ACTORS: [&str; 4] = ["listener", "collector", "forwarder", "metrics"];
@@ -71,12 +72,13 @@ fn actors_that_die_hundreds_of_times_lose_nothing_and_settle_nothing_twice() {
             }
         });
         let mut deaths = 0;
+        let mut random = random("deaths");
         while deaths < DEATHS {
-            world.answers(fastrand::choice(["", "", "", "503", "202", "timeout/stored,503"]).unwrap());
-            let path = match fastrand::u8(0..3) {
-                0 => format!("/fault/{}", fastrand::choice(PLACES).unwrap()),
-                1 => format!("/end/{}/panic", fastrand::choice(ACTORS).unwrap()),
-                _ => format!("/end/{}/stop", fastrand::choice(ACTORS).unwrap()),
+            world.answers(random.choice(["", "", "", "503", "202", "timeout/stored,503"]).unwrap());
+            let path = match random.u8(0..3) {
+                0 => format!("/fault/{}", random.choice(PLACES).unwrap()),
+                1 => format!("/end/{}/panic", random.choice(ACTORS).unwrap()),
+                _ => format!("/end/{}/stop", random.choice(ACTORS).unwrap()),
             };
             deaths += usize::from(daemon.fault(&path));
             // What dies must have something to do.

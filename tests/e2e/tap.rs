@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::world::*;
 
 fn stats_address(daemon: &Daemon) -> String {
-    let url = daemon.expect_said("showing its figures")["url"].as_str().unwrap().to_owned();
+    let url = daemon.stats_url();
     url.trim_start_matches("http://").trim_end_matches("/stats").to_owned()
 }
 

@@ -11,6 +11,7 @@ use blueflood_forward::sink::Script;
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::shared::skip;
 use crate::world::*;
 
 /// Runs a command of the binary.
@@ -146,7 +147,7 @@ fn the_status_says_by_its_exit_code_how_it_is() {
     daemon.expect_delivered(7);
     daemon.send("\x1b[2J nan 1\n");
     daemon.expect_settled(8);
-    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let url = daemon.stats_url();
     let address = url.trim_start_matches("http://").trim_end_matches("/stats").to_owned();
     // As a cron job has it: without a home there is no usual place for a spool, but none is looked at.
     let homeless = Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
@@ -213,7 +214,7 @@ const CHECK: [&str; 7] = ["check", "--connect", "--endpoint", "tcp:0", "--stats=
 fn a_check_beside_the_daemon_of_the_same_settings_is_no_error() {
     let world = World::new();
     let daemon = world.daemon(&[]);
-    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let url = daemon.stats_url();
     let stats = url.trim_start_matches("http://").trim_end_matches("/stats");
     let endpoint = format!("tcp:{}:interface=127.0.0.1", daemon.port("tcp"));
     let spool = world.spool();
@@ -384,7 +385,7 @@ fn a_user_who_may_not_read_a_spool_is_told_who_may() {
     nobody.env_clear().env("HOME", "/nowhere").uid(65_534).gid(65_534);
     for tool in [["spool", "info"], ["dead-letters", "replay"]] {
         let Ok(output) = nobody.args(tool).arg("--spool").arg(world.spool()).output() else {
-            eprintln!("skipped: only root can run a program as another user, where that user may reach it");
+            skip("only root can run a program as another user, where that user may reach it");
             return;
         };
         let words = String::from_utf8_lossy(&output.stderr).into_owned();

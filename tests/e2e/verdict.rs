@@ -9,7 +9,7 @@ use crate::world::*;
 
 /// `status` of a daemon, as a cron job runs it.
 fn status(daemon: &Daemon) -> Output {
-    let url = daemon.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
+    let url = daemon.stats_url();
     Command::new(env!("CARGO_BIN_EXE_blueflood-forward"))
         .env_clear()
         .args(["status", "--stats", &url])
@@ -54,7 +54,7 @@ fn what_is_refused_beside_a_flow_is_a_loss_and_is_in_the_log() {
     assert!(said["last"].as_str().unwrap().contains("\"bad."), "{said}");
     assert_eq!(daemon.get("/readyz").0, 200);
     assert_eq!(daemon.get("/delivering").0, 200, "the others are delivered");
-    daemon.expect("a line of the verdict", |_| daemon.log().iter().any(|line| line["condition"] == "losing"));
+    daemon.expect_log("a line of the verdict", |line| line["condition"] == "losing");
 }
 
 /// A newcomer's first metric at a port of pickles: the sender was told that all went well, and so was the operator.

@@ -1,24 +1,24 @@
 //! A daemon, a Blueflood and their ports, so that a test is a few lines in the words of the domain.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blueflood_forward::sink::{self, Script, Sink, SinkHandle};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use crate::running::Ended;
+use crate::running::{self, Log, ask};
+
 /// How long a test waits for what must happen: far longer than it takes, for a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often a condition is looked at that nobody announces.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Stands among a daemon's options if its endpoints are in its configuration file: the command line would win.
 pub const ENDPOINT_IN_FILE: &str = "(endpoint in file)";
@@ -150,30 +150,11 @@ impl World {
     }
 }
 
-/// How a daemon ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub log: Vec<Value>,
-}
-
-impl Ended {
-    /// The figures of the closing line.
-    pub fn last_line(&self) -> &Value {
-        let stopped = self.log.iter().rev().find(|line| line["msg"] == "stopped");
-        stopped.unwrap_or_else(|| panic!("no closing line: {self:#?}"))
-    }
-
-    pub fn says(&self, words: &str) -> bool {
-        self.log.iter().any(|line| line.to_string().contains(words))
-    }
-}
-
 /// A running daemon. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
-    log: Arc<Mutex<Vec<Value>>>,
+    log: Log,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -184,15 +165,7 @@ impl Daemon {
 
     fn run(command: &mut Command) -> Result<Self, Ended> {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let (stderr, lines) = (child.stderr.take().unwrap(), log.clone());
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // A panic's message is no JSON, and worth seeing.
-                let line = serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "msg": line }));
-                lines.lock().unwrap().push(line);
-            }
-        });
+        let (log, reader) = Log::read(child.stderr.take().unwrap(), |_, _| true);
         let mut daemon = Self { child, log, reader: Some(reader) };
         let started = |daemon: &mut Self| {
             daemon.said("forwarding").is_some() || daemon.child.try_wait().unwrap().is_some()
@@ -202,12 +175,12 @@ impl Daemon {
     }
 
     pub fn log(&self) -> Vec<Value> {
-        self.log.lock().unwrap().clone()
+        self.log.lines()
     }
 
     /// The first log line whose message is `message`.
     pub fn said(&self, message: &str) -> Option<Value> {
-        self.log.lock().unwrap().iter().find(|line| line["msg"] == message).cloned()
+        self.log.said(message)
     }
 
     pub fn pid(&self) -> u32 {
@@ -248,6 +221,11 @@ impl Daemon {
         socket.send_to(bytes.as_ref(), ("127.0.0.1", self.port("udp:"))).unwrap();
     }
 
+    /// Where it shows its figures.
+    pub fn stats_url(&self) -> String {
+        self.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned()
+    }
+
     /// GETs a path of the stats port: the status and the body.
     pub fn get(&self, path: &str) -> (u16, String) {
         self.request("GET", path, "localhost")
@@ -256,9 +234,7 @@ impl Daemon {
 
     /// What the stats port answers to these bytes.
     pub fn asks_raw(&self, request: &str) -> String {
-        let url = self.said("showing its figures").unwrap()["url"].as_str().unwrap().to_owned();
-        let address = url.trim_start_matches("http://").split('/').next().unwrap().to_owned();
-        let mut stream = TcpStream::connect(address).unwrap();
+        let mut stream = TcpStream::connect(self.log.stats_address().unwrap()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
@@ -268,17 +244,7 @@ impl Daemon {
 
     /// A request to the stats port; `None` if it is not answered.
     pub fn request(&self, method: &str, path: &str, host: &str) -> Option<(u16, String)> {
-        let url = self.said("showing its figures")?["url"].as_str()?.to_owned();
-        let address = url.strip_prefix("http://")?.split('/').next()?.to_owned();
-        let mut stream = TcpStream::connect(address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let length = "Content-Length: 0\r\n";
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n")
-            .ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        ask(&self.log.stats_address()?, method, path, host, PATIENCE)
     }
 
     /// What `/stats` shows. The law of the ledger is checked each time.
@@ -315,17 +281,30 @@ impl Daemon {
         });
     }
 
-    /// The most memory that it has ever had, in MiB.
-    pub fn peak_memory_mib(&self) -> u64 {
+    /// The most memory that it has ever had, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// The same in MiB.
+    pub fn peak_memory_mib(&self) -> u64 {
+        self.peak_memory_kib() / 1024
     }
 
     /// Waits until a line with this message is in the log.
     pub fn expect_said(&self, message: &str) -> Value {
         assert!(until(|| self.said(message).is_some()), "never said {message:?}: {:#?}", self.log());
         self.said(message).unwrap()
+    }
+
+    /// Waits until a line of the log is `what`, and gives all that are. The figures may know of something before the log does.
+    #[track_caller]
+    pub fn expect_log(&self, what: &str, is: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let found = || self.log().into_iter().filter(|line| is(line)).collect::<Vec<_>>();
+        assert!(until(|| !found().is_empty()), "never in the log: {what}: {:#?}", self.log());
+        found()
     }
 
     pub fn signal(&self, name: &str) {
@@ -370,15 +349,8 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// Waits until something holds that nobody announces; false if it does not within [`PATIENCE`].
-pub fn until(mut holds: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-    true
+pub fn until(holds: impl FnMut() -> bool) -> bool {
+    running::until(PATIENCE, holds)
 }
 
 /// Seconds since 1970.
@@ -499,9 +471,7 @@ impl Daemon {
 
     /// How many log lines contain these words.
     pub fn times_said(&self, words: &str) -> usize {
-        // The verdict comes when a condition has held for seconds, and repeats the words of others.
-        let is_asked_for = |msg: &str| msg.contains(words) && !msg.starts_with("the verdict: ");
-        self.log().iter().filter(|line| line["msg"].as_str().is_some_and(is_asked_for)).count()
+        self.log.times_said(words)
     }
 
     /// Waits until a log line with these words has come, and says that it came `times` times. The log's lines are
@@ -519,12 +489,5 @@ impl Daemon {
         self.expect_settled(before + 2);
         assert!(until(|| self.get("/delivering").0 == 200), "{:?}", self.get("/delivering"));
         assert_eq!(world.times().keys().filter(|name| name.starts_with("recovered")).count(), 2);
-    }
-
-    /// The most memory that it ever had, in KiB.
-    pub fn peak_memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 }

@@ -37,6 +37,7 @@ impl Load {
             while !told.load(Ordering::Relaxed) {
                 stream.write_all(lines(&format!("load.{sent}"), 10).as_bytes()).unwrap();
                 sent += 10;
+                // The rate: about 500 a second.
                 std::thread::sleep(Duration::from_millis(20));
             }
             sent

@@ -117,7 +117,8 @@ fn metrics_come_in_encrypted_in_both_versions_of_tls() {
     world.expect_points(2 * (3 + 20 * 3));
     daemon.expect_delivered(2 * (3 + 20 * 3));
     daemon.expect_count("/malformed/truncated", 2);
-    assert!(daemon.said("a connection failed").is_none(), "{:#?}", daemon.log());
+    let ended = daemon.stop();
+    assert!(!ended.says("a connection failed"), "{ended:#?}");
 }
 
 /// A bare end is an attack to whoever ends TLS as it should be ended.
@@ -272,10 +273,8 @@ fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart_and_harm_nobod
         let refused = Sender::connects(host, daemon.port(&format!("tcp:{host}")), &config);
         assert!(refused.is_err(), "there is no TLS");
         daemon.expect_count("/malformed/tls_handshake", 24 + i as u64);
-        // The log is written a little later than the figures show.
-        daemon.expect("a line that says so", |_| {
-            causes(&daemon).last().is_some_and(|cause| cause.contains("write tls: for tcp:"))
-        });
+        let advice = || causes(&daemon).last().is_some_and(|cause| cause.contains("write tls: for tcp:"));
+        assert!(until(advice), "{:#?}", daemon.log());
     }
     let doubts = sender(&other, None, BOTH);
     assert!(Sender::connects("127.0.0.2", daemon.port("tls:127.0.0.2"), &doubts).is_err());

@@ -96,10 +96,9 @@ async fn interim_answers_before_those_of_the_real_keystone_and_of_blueflood_are_
     world.expect_points(100);
     assert!(world.times().values().all(|&times| times == 1), "nothing was sent twice");
     assert!(to_keystone.said.load(Ordering::SeqCst) >= 1 && to_blueflood.said.load(Ordering::SeqCst) >= 5);
-    let loud = |words: &str| daemon.log().iter().any(|line| line.to_string().contains(words));
+    let ended = daemon.stop();
     assert!(
-        !loud("Blueflood does not take metrics") && !loud("Keystone gives no token"),
-        "{:#?}",
-        daemon.log()
+        !ended.says("Blueflood does not take metrics") && !ended.says("Keystone gives no token"),
+        "{ended:#?}"
     );
 }

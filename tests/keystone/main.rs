@@ -19,7 +19,11 @@ mod encrypted;
 mod interim;
 mod networks;
 mod real;
+#[path = "../running.rs"]
+mod running;
 mod secrets;
+#[path = "../shared.rs"]
+mod shared;
 mod stand_in;
 mod v2;
 mod v3;

@@ -22,7 +22,7 @@ fn senders_of_other_networks_are_turned_away_and_counted() {
     daemon.send_lines("friend", 3);
     daemon.expect_delivered(3);
     world.expect_points(3);
-    let said: Vec<_> = daemon.log().into_iter().filter(|line| line["reason"] == "not_allowed").collect();
+    let said = daemon.expect_log("who is turned away", |line| line["reason"] == "not_allowed");
     assert_eq!(said.len(), 1, "{said:#?}");
     assert_eq!(said[0]["cause"], "it is in none of the networks that allow= names");
     let (_, metrics) = daemon.get("/metrics");

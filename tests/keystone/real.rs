@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::until;
+use crate::shared::skip;
 
 /// The password of its user `admin`, of project `admin` in domain `default`.
 pub const PASSWORD: &str = "s3cret-of-admin";
@@ -29,7 +30,7 @@ impl Keystone {
     pub async fn start() -> Option<Self> {
         static IS_PREPARED: OnceLock<bool> = OnceLock::new();
         if !*IS_PREPARED.get_or_init(prepare) {
-            println!("skipped: python3 is missing, which the real Keystone needs");
+            skip("python3 is missing, which the real Keystone needs");
             return None;
         }
         let free = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -27,18 +27,24 @@ mod load;
 mod names;
 mod poison;
 mod queue;
+#[path = "../requests.rs"]
+mod requests;
+#[path = "../running.rs"]
+mod running;
+#[path = "../shared.rs"]
+mod shared;
 mod sink;
 mod stage;
 mod stops;
 mod weather;
 
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
+use shared::{seed, variable};
 use stage::Stage;
 
 /// How many run side by side unless `JOBS` says otherwise: they mostly wait.
@@ -169,10 +175,8 @@ fn parts(full: bool, words: &[String]) -> Vec<Part> {
 }
 
 /// Plays one; whether it ended well.
-fn play(part: &Part, full: bool, seed: u64) -> bool {
-    let mut hasher = DefaultHasher::new();
-    part.name.hash(&mut hasher);
-    let mut stage = Stage::new(&part.name, full, seed ^ hasher.finish(), part.restarted);
+fn play(part: &Part, full: bool) -> bool {
+    let mut stage = Stage::new(&part.name, full, part.restarted);
     let started = Instant::now();
     let played = catch_unwind(AssertUnwindSafe(|| (part.play)(&mut stage)));
     if let Err(panic) = played {
@@ -200,10 +204,6 @@ fn play(part: &Part, full: bool, seed: u64) -> bool {
     well
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
 fn main() -> ExitCode {
     let given: Vec<String> = std::env::args().skip(1).collect();
     let full = variable("SCENARIOS").as_deref() == Some("all");
@@ -226,9 +226,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let jobs = variable("JOBS").and_then(|jobs| jobs.parse().ok()).unwrap_or(JOBS);
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos();
-    let seed = variable("SEED").and_then(|seed| seed.parse().ok()).unwrap_or_else(|| u64::from(clock()));
-    let started = Instant::now();
+    let (seed, started) = (seed(), Instant::now());
     println!("{} scenarios, {jobs} side by side, SEED={seed}", parts.len());
     let (queue, failed) = (Mutex::new(VecDeque::from(parts)), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -237,7 +235,7 @@ fn main() -> ExitCode {
                 loop {
                     let next = queue.lock().unwrap().pop_front();
                     let Some(part) = next else { return };
-                    if !play(&part, full, seed) {
+                    if !play(&part, full) {
                         failed.lock().unwrap().push(part.name);
                     }
                 }

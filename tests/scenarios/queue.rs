@@ -30,6 +30,7 @@ pub fn down_for(time: Duration) -> impl Fn(&Request<'_>) -> Answer + Send + Sync
 /// Waits until the spool is full and its senders wait.
 fn expect_full(stage: &mut Stage) {
     stage.expect(FULL_WITHIN, "the spool is full", |stats| !stats["spool"]["blocked"].is_null());
+    // It stays so for a while, and the kernel fills.
     stage.pass(Duration::from_secs(1));
 }
 
@@ -252,7 +253,7 @@ pub fn max_rows_of_what_lies_in_the_spool(stage: &mut Stage) {
 pub fn refused_connections(stage: &mut Stage) {
     let plan = stage.size(Plan::new(200_000, 15_000), Plan::new(20_000, 4_000));
     stage.open(plan, &[], |_| Answer::Ok);
-    stage.pass(Duration::from_secs(1));
+    stage.expect(Duration::from_secs(30), "it delivers", |stats| count(stats, "delivered") > 0);
     stage.sink.go_down();
     stage.pass(stage.seconds(12.0, 3.0));
     stage.sink.come_back();

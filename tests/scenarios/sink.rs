@@ -2,14 +2,16 @@
 //! It never judges: whether what came is right, the checks say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flate2::read::GzDecoder;
 use memchr::memmem::Finder;
+
+use crate::requests::Requests;
+use crate::shared::host_of_its_own;
 
 /// A row as it came.
 #[derive(Debug, Clone, Copy)]
@@ -103,9 +105,7 @@ pub struct Sink {
 impl Sink {
     /// Expects numbers below `n`, and stores everything until it is told otherwise.
     pub fn start(n: usize) -> Self {
-        // An address of its own: what answers at port 20000 of ours would be taken for Blueflood's query side.
-        let address = [127, fastrand::u8(1..255), fastrand::u8(1..255), fastrand::u8(2..255)];
-        let listener = TcpListener::bind((std::net::Ipv4Addr::from(address), 0)).unwrap();
+        let listener = TcpListener::bind((host_of_its_own(), 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let ok: Behaviour = Arc::new(|_| Answer::Ok);
         let shared = Arc::new(Shared {
@@ -232,6 +232,7 @@ impl Shared {
         let mut text = String::new();
         let status = match answer {
             Answer::Late(pause, then) => {
+                // The lateness itself.
                 std::thread::sleep(pause);
                 return self.answer(stream, post, rows, *then);
             }
@@ -304,20 +305,12 @@ fn named(row: &Row<'_>) -> String {
 fn serve(stream: TcpStream, shared: &Shared) {
     let finders = Finders::new();
     let mut answers = stream.try_clone().unwrap();
-    let mut requests = BufReader::with_capacity(256 << 10, stream);
-    let (mut head, mut body, mut text) = (Vec::new(), Vec::new(), Vec::new());
-    while let Some(gzip) = read_request(&mut requests, &mut head, &mut body) {
+    let mut requests = Requests::of(stream);
+    while let Some(request) = requests.read() {
         if shared.down.load(Ordering::SeqCst) {
             return;
         }
-        text.clear();
-        let json = if gzip {
-            GzDecoder::new(&body[..]).read_to_end(&mut text).unwrap();
-            &text
-        } else {
-            &body
-        };
-        let rows = finders.rows(std::str::from_utf8(json).unwrap());
+        let rows = finders.rows(std::str::from_utf8(requests.body(&request)).unwrap());
         let elapsed = shared.began.lock().unwrap().elapsed();
         let post = {
             let mut posts = shared.posts.lock().unwrap();
@@ -340,28 +333,6 @@ fn serve(stream: TcpStream, shared: &Shared) {
     if !reset {
         let _ = answers.shutdown(Shutdown::Both);
     }
-}
-
-/// Reads a request with a length, and says whether it is compressed; `None` at the end of the connection.
-fn read_request(from: &mut BufReader<TcpStream>, head: &mut Vec<u8>, body: &mut Vec<u8>) -> Option<bool> {
-    head.clear();
-    while !head.ends_with(b"\r\n\r\n") {
-        if from.read_until(b'\n', head).ok()? == 0 {
-            return None;
-        }
-    }
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut request = httparse::Request::new(&mut headers);
-    request.parse(head).ok()?;
-    let header = |name: &str| {
-        let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-        header.and_then(|header| std::str::from_utf8(header.value).ok())
-    };
-    let length = header("content-length")?.parse().ok()?;
-    let gzip = header("content-encoding") == Some("gzip");
-    body.resize(length, 0);
-    from.read_exact(body).ok()?;
-    Some(gzip)
 }
 
 /// Looks for what a row is told by, in the order in which a row has it.

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::daemon::{Daemon, Ended, PATIENCE, program, until};
 use crate::load::{Load, Place, Plan};
+use crate::shared::drawn_for;
 use crate::sink::{Answer, Request, Sink};
 
 /// How long everything may take to drain once the fault is over.
@@ -64,11 +65,11 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new(name: &str, full: bool, seed: u64, restarted: bool) -> Self {
+    pub fn new(name: &str, full: bool, restarted: bool) -> Self {
         let folder = TempDir::with_prefix_in(format!("{name}-"), env!("CARGO_TARGET_TMPDIR")).unwrap();
         Self {
             full,
-            rng: Rng::with_seed(seed),
+            rng: drawn_for(name),
             sink: Sink::start(0),
             failures: Vec::new(),
             notes: Vec::new(),
@@ -251,7 +252,7 @@ impl Stage {
             }
             Ok(ended) => {
                 self.check(ended.code == Some(0), || format!("exit code {:?}", ended.code));
-                let line = ended.last_line().cloned().unwrap_or_default();
+                let line = ended.closing_line().cloned().unwrap_or_default();
                 let places = ["skipped", "buffered", "delivered", "refused", "dropped"];
                 let sum: u64 = places.iter().map(|place| line[place].as_u64().unwrap_or(0)).sum();
                 let adds_up = line["received"] == sum && line["unaccounted"] == 0;
@@ -311,7 +312,8 @@ impl Stage {
         let stats = self.stats();
         self.terminate();
         let Some(ended) = self.expect_end(PATIENCE) else { return };
-        if let (Some(line), Some(received)) = (ended.last_line(), stats["datapoints"]["received"].as_u64()) {
+        if let (Some(line), Some(received)) = (ended.closing_line(), stats["datapoints"]["received"].as_u64())
+        {
             let same = line["received"] == received;
             self.check(same, || format!("the closing line knows other figures than /stats showed: {line}"));
         }

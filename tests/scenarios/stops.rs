@@ -80,6 +80,7 @@ pub fn it_is_soon_over_in_an_outage(stage: &mut Stage) {
     stage.open(plan, &["--shutdown_timeout", "600"], answer);
     let closed = |stats: &serde_json::Value| stats["forwarder"]["gate"]["open"] == false;
     stage.expect(Duration::from_secs(30), "the gate is closed", closed);
+    // More comes in while it is closed.
     stage.pass(Duration::from_secs(1));
     stage.terminate();
     // Far below the time-out, and far above what it takes.
@@ -98,6 +99,7 @@ pub fn with_a_full_spool(stage: &mut Stage) {
     stage.open(plan, &["--spool_max", "1MiB", "--spool_full", "block", "--shutdown_timeout", "5"], answer);
     let full = |stats: &serde_json::Value| !stats["spool"]["blocked"].is_null();
     stage.expect(Duration::from_secs(60), "the spool is full", full);
+    // It stays so for a while, and the kernel fills.
     stage.pass(Duration::from_secs(1));
     stage.kernel_may_hold();
     let in_hand = stage.count("in_hand");
@@ -123,6 +125,7 @@ pub fn with_a_full_spool_and_silence(stage: &mut Stage) {
     );
     let full = |stats: &serde_json::Value| !stats["spool"]["blocked"].is_null();
     stage.expect(Duration::from_secs(60), "the spool is full", full);
+    // It stays so for a while, and the kernel fills.
     stage.pass(Duration::from_secs(1));
     stage.kernel_may_hold();
     let received = stage.count("received");

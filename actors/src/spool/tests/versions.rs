@@ -34,6 +34,25 @@ fn version(path: &Path) -> i32 {
     Connection::open(path).unwrap().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
 }
 
+/// What is in each `vN.db`.
+fn expect_all_that_was_left(store: &store::Store) {
+    let ledger = store.ledger().unwrap();
+    assert_eq!(ledger.unaccounted(), 0);
+    assert_eq!((ledger.received, ledger.spooled, ledger.delivered), (212, 200, 8));
+    assert_eq!((ledger.refused["metricName"], ledger.skipped["value_nan"]), (3, 1));
+    assert_eq!(ledger.malformed["line_fields"], 1);
+    let expected: BTreeSet<_> = ["a", "b", "c", "d", "e"]
+        .iter()
+        .flat_map(|c| (0..40).map(move |i| format!("waits.{c}.{i}")))
+        .collect();
+    assert_eq!(names(store), expected);
+    assert_eq!(store.last_id().unwrap(), 6, "a number is not given twice");
+    assert_eq!(store.last_dead_letters().unwrap().len(), 1);
+    let letters: u32 =
+        store.db().query_row("SELECT count(*) FROM dead_letter", [], |row| row.get(0)).unwrap();
+    assert_eq!(letters, 3);
+}
+
 #[test]
 fn a_file_of_each_older_version_is_brought_up_to_date_with_all_that_is_in_it() {
     for from in 1..VERSION {
@@ -46,21 +65,7 @@ fn a_file_of_each_older_version_is_brought_up_to_date_with_all_that_is_in_it() {
         assert_eq!(opened.salvage, None, "an older file is no damaged one");
         let migrated = opened.store.migrated().unwrap().clone();
         assert_eq!(migrated.from, from);
-        let ledger = opened.store.ledger().unwrap();
-        assert_eq!(ledger.unaccounted(), 0);
-        assert_eq!((ledger.received, ledger.spooled, ledger.delivered), (212, 200, 8));
-        assert_eq!((ledger.refused["metricName"], ledger.skipped["value_nan"]), (3, 1));
-        assert_eq!(ledger.malformed["line_fields"], 1);
-        let expected: BTreeSet<_> = ["a", "b", "c", "d", "e"]
-            .iter()
-            .flat_map(|c| (0..40).map(move |i| format!("waits.{c}.{i}")))
-            .collect();
-        assert_eq!(names(&opened.store), expected);
-        assert_eq!(opened.store.last_id().unwrap(), 6, "a number is not given twice");
-        assert_eq!(opened.store.last_dead_letters().unwrap().len(), 1);
-        let letters: u32 =
-            opened.store.db().query_row("SELECT count(*) FROM dead_letter", [], |row| row.get(0)).unwrap();
-        assert_eq!(letters, 3);
+        expect_all_that_was_left(&opened.store);
 
         // It works, and is opened again as any other.
         put(&opened.store, 7, "new", 5);
@@ -85,6 +90,21 @@ fn a_file_of_each_older_version_is_brought_up_to_date_with_all_that_is_in_it() {
         assert_eq!(rows(&copy), rows(&folder.path("before")));
         assert_eq!(fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o600);
     }
+}
+
+/// What is released writes this file; a change that reads it otherwise needs a new version.
+#[test]
+fn a_file_of_the_present_version_is_opened_as_it_is_with_all_that_is_in_it() {
+    let folder = Folder::new();
+    fs::copy(kept(&format!("v{VERSION}.db")), folder.spool()).unwrap();
+    let opened = start(&folder.spool()).unwrap();
+    assert_eq!((opened.salvage, opened.store.migrated()), (None, None));
+    expect_all_that_was_left(&opened.store);
+    assert_eq!(
+        folder.names(),
+        ["spool.db", "spool.db-shm", "spool.db-wal", "spool.db.lock"],
+        "no copy was made"
+    );
 }
 
 #[test]
