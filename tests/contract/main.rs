@@ -21,4 +21,3 @@ mod send;
 mod sink_conformance;
 mod sink_faults;
 mod support;
-mod tidy;
