@@ -221,7 +221,7 @@ fn broken(page: &Path, link: &str, pages: &BTreeMap<String, Vec<String>>) -> Opt
     let (path, heading) = link.split_once('#').map_or((link, None), |(path, heading)| (path, Some(heading)));
     let target = if path.is_empty() { page.to_owned() } else { page.parent().unwrap().join(path) };
     let Ok(target) = fs::canonicalize(&target) else { return Some(format!("{link} leads to no file")) };
-    let Some(heading) = heading else { return None };
+    let heading = heading?;
     let headings = pages.get(&shown(&target));
     let is_there = headings.is_some_and(|headings| headings.iter().any(|known| anchor(known) == heading));
     (!is_there).then(|| format!("{link} leads to no heading"))
