@@ -21,3 +21,4 @@ mod send;
 mod sink_conformance;
 mod sink_faults;
 mod support;
+mod tidy;

@@ -1,6 +1,6 @@
-//! What holds of the repository itself, and no compiler sees. It never runs the program.
+//! What comments and pages say of each other. It never runs the program, and links nothing of it: a moment's work.
 //!
-//! `house`: the rules of the code. `documents`: what comments and pages say of each other.
+//! The rules of the code itself are in `tests/contract/tidy.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -11,7 +11,6 @@
 )]
 
 mod documents;
-mod house;
 
 use std::fs;
 use std::path::{Path, PathBuf};
