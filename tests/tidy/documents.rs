@@ -142,6 +142,24 @@ fn faults(text: &str, pages: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     faults
 }
 
+/// The Rust files that a text names between backticks: `gate.rs`, `core/outbox/gate.rs`.
+fn sources_named(text: &str) -> impl Iterator<Item = &str> {
+    let is_path = |part: &&str| {
+        part.ends_with(".rs")
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-'))
+    };
+    text.split('`').skip(1).step_by(2).filter(is_path)
+}
+
+/// Those of them that are the end of no path in the repository.
+fn sources_gone<'t>(text: &'t str, sources: &[String]) -> Vec<&'t str> {
+    let is_there = |named: &&str| {
+        let end = format!("/{}", named.trim_start_matches("../"));
+        sources.iter().any(|source| format!("/{source}").ends_with(&end))
+    };
+    sources_named(text).filter(|named| !is_there(named)).collect()
+}
+
 /// Every page of the repository with its headings.
 fn pages() -> BTreeMap<String, Vec<String>> {
     let read = |path: PathBuf| (shown(&path), headings(&fs::read_to_string(&path).unwrap()));
@@ -191,6 +209,31 @@ fn a_page_cites_headings_that_exist_and_nothing_outside_the_repository() {
             let found =
                 found.filter(|fault| !fault.contains("without a heading") && !fault.contains("it cites ("));
             wrong.extend(found.map(|fault| format!("{page}:{}: {fault}", number + 1)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_source_file_that_a_page_or_a_comment_names_is_there() {
+    let sources: Vec<String> = files("", "rs").iter().map(|path| shown(path)).collect();
+    let mut wrong = Vec::new();
+    for path in files("", "md") {
+        // What the changes of a day were called stays as it was.
+        if path.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let gone = sources_gone(line, &sources).into_iter();
+            wrong.extend(gone.map(|named| format!("{}:{}: no {named}", shown(&path), number + 1)));
+        }
+    }
+    for (path, marks) in commented() {
+        let text = fs::read_to_string(&path).unwrap();
+        for comment in comments(&text, marks) {
+            let gone = sources_gone(&comment.text, &sources).into_iter();
+            wrong.extend(gone.map(|named| format!("{}:{}: no {named}", shown(&path), comment.line)));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -268,6 +311,11 @@ fn what_is_wrong_is_found() {
     let code = "fn a() {} // one\n// as (`actors/A.md`,\n// \"One\")\nlet b = 1;\n";
     let texts: Vec<_> = comments(code, &["//"]).into_iter().map(|comment| comment.text).collect();
     assert_eq!(texts, ["one", "as (`actors/A.md`, \"One\")"]);
+    let sources = ["actors/src/core/gate.rs".to_owned()];
+    assert_eq!(
+        sources_gone("`gate.rs`, `core/gate.rs`, `ate.rs` and `gone.rs`", &sources),
+        ["ate.rs", "gone.rs"]
+    );
     assert_eq!(without_links("as [a](b/c.md#d), and `e/f.md`"), "as , and `e/f.md`");
     assert_eq!(links("[a](b.md#c), `[d](e)`\n```\n[f](g)\n```\n"), ["b.md#c"]);
     assert_eq!(anchor("awc's time-out ends at the head"), "awcs-time-out-ends-at-the-head");
