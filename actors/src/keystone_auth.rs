@@ -412,7 +412,8 @@ fn lock(status: &SharedStatus) -> std::sync::MutexGuard<'_, Status> {
     status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// awc with every option written out (`shared/traps.md`, 9 to 11).
+/// awc with every option written out: its defaults lose or hang (`actors/TRAPS.md`, "awc follows redirects" and "awc's
+/// time-out ends at the head").
 fn client(auth_url: &str, tls: Arc<ClientConfig>) -> Client {
     let connector = http_client::connector(auth_url, tls)
         // One request an hour: a connection kept until the next would only be found dead.

@@ -1,14 +1,18 @@
 //! The actors of blueflood-forward, and the pure core that decides for them.
 //!
 //! ```text
-//!  senders                                                                          Blueflood
-//!     │ pickle · line, TCP · UDP · unix                                                 ▲
-//!     ▼                                                                                 │ POST
-//!  Listener ──MetricFrame──▶ Collector ──Store, Flush──▶ Forwarder ─────────────────────┘
-//!  a task a connection:       the open chunk              Outbox says what leaves
-//!  frames become rows                                        │ append · load · settle
-//!                                                          Spool (SQLite, a thread)       Metrics
+//!  senders                                                                           Blueflood
+//!     │ pickle · line, TCP · TLS · UDP · unix                                           ▲   ▲
+//!     ▼                                                                            POST │   │ look, witness
+//!  Listener ──MetricFrame──▶ Collector ──Store, Flush──▶ Forwarder ─────────────────────┘   │
+//!  a task a connection:       the open chunk              Outbox says what leaves           │
+//!  frames become rows                                     │ append · lease · settle         │
+//!                                                         ▼                                 │
+//!                                                       Spool ◀──looks · confirm──── Confirmer
+//!                                                       SQLite, a thread              Confirm says what follows
 //! ```
+//!
+//! The whole of it, with its reasons, is in `actors/DESIGN.md`, "The flow" and "The life of a chunk".
 //!
 //! A message is answered when its content is safe at the next stage, and its sender waits for that: the reply is
 //! the receipt, and all the backpressure there is. Messages stand in the file of the actor that handles them;
@@ -21,7 +25,7 @@
 //! | [`collector`] | the open chunk, and the two timers |
 //! | [`forwarder`] | the way out: what is stored, what is in flight, what an answer leads to |
 //! | [`confirmer`] | looking: what Blueflood acknowledged is read back, and whether it can be believed |
-//! | [`spool`] | every chunk until it is answered for, the dead letters and the ledger, in one file |
+//! | [`spool`] | every chunk until it is answered for and read back, the dead letters and the ledger, in one file |
 //! | [`http_client`] | the connections on the way out, and what awc sees of them |
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
 //! | [`tls`] | whom we trust on the way out, and who we are there |

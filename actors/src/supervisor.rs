@@ -1,8 +1,8 @@
 //! Owns the life of the actors: each is started again when it stops or panics, and its senders find the new one.
 //! It never keeps a message: who sends waits for the reply, and sends again if the actor died over it.
 //!
-//! actix's own `Supervisor` sees a stop but no panic (`shared/traps.md`, 4), so this one watches something that
-//! cannot be missed: a [`Lifeline`] that lies in the actor, and is dropped with it however it ends.
+//! actix's own `Supervisor` sees a stop but no panic (`actors/TRAPS.md`, "The Supervisor sees no panic"), so this one
+//! watches something that cannot be missed: a [`Lifeline`] that lies in the actor, and is dropped with it however it ends.
 
 use std::{
     collections::VecDeque,

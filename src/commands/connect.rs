@@ -174,7 +174,8 @@ async fn keystone(settings: &Settings, tls: Arc<ClientConfig>) -> (Option<Arc<To
     }
 }
 
-/// Whether Blueflood answers at all: `GET /v2.0` touches nothing there (`shared/contract/blueflood.md`, 2.9).
+/// Whether Blueflood answers at all: `GET /v2.0` touches nothing there (`actors/contract/blueflood.md`, "Paths and
+/// methods").
 async fn blueflood(settings: &Settings, target: &Target) -> bool {
     let url = format!("{}/v2.0", settings.blueflood.trim_end_matches('/'));
     match post::reach(&post::client(target), &url, PATIENCE).await {

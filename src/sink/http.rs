@@ -1,7 +1,7 @@
 //! Reading HTTP/1.x requests from one connection, as the netty of Blueflood reads them.
 //! It never answers, and holds at most one head and one piece of a body.
 //!
-//! Source: shared/contract/blueflood.md, 2.6 and 3, measured.
+//! Source, measured: `actors/contract/blueflood.md`, "Headers and encodings" and "Connections and timing".
 
 use super::inflate::{BODY_BYTES_MAX, Body, Inflater};
 use bytes::{Buf, BufMut, Bytes, BytesMut};

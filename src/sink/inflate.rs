@@ -1,7 +1,8 @@
 //! A request body on its way in: inflated piece by piece, under Blueflood's limit.
 //! It never holds more than the limit, however much is sent and however well it was compressed.
 //!
-//! Source: shared/contract/blueflood.md, 2.6: the limit counts inflated bytes, and unknown encodings are ignored.
+//! Source, measured: `actors/contract/blueflood.md`, "The body and its limit" and "Headers and encodings": the limit counts
+//! inflated bytes, and unknown encodings are ignored.
 
 use flate2::write::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use std::io::{self, Write};

@@ -1,8 +1,9 @@
 //! The body of an ingest request, judged row by row as Blueflood judges it.
 //! It never stores: it says which rows would be stored, and what the answer is.
 //!
-//! Source: shared/contract/blueflood.md, 2.1 to 2.8, measured. Rows are read in place from the body: a row costs an
-//! allocation only where a name has an escape in it.
+//! Source, measured: `actors/contract/blueflood.md`, "Whole-request errors", "Errors of a row", "What is swallowed in
+//! silence" and "Good and bad rows together". Rows are read in place from the body: a row costs an allocation only where
+//! a name has an escape in it.
 
 use super::number::{Number, int, long};
 use super::response::{Answer, Refusals};

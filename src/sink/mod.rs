@@ -1,8 +1,8 @@
 //! A small Blueflood for trials and tests: it takes, refuses and ignores what the real one does, byte for byte.
 //! It never keeps anything beyond its memory, and is not for production.
 //!
-//! What it does was measured on the real server (shared/contract/blueflood.md); the conformance test replays those
-//! measurements. HTTP is read and written here, not by a library: answers are needed byte for byte, and sometimes
+//! What it does was measured on the real server (`actors/contract/blueflood.md`, "How this was measured"); the conformance
+//! test replays those measurements. HTTP is read and written here, not by a library: answers are needed byte for byte, and sometimes
 //! none at all, or half of one.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! The numbers of an ingest body as Jackson, the JSON reader in Blueflood, understands them, and as Java prints them.
 //! It never judges: whether a number makes sense is the contract's business.
 //!
-//! Source: shared/contract/blueflood.md, 2.3 to 2.5, measured.
+//! Source, measured: `actors/contract/blueflood.md`, "collectionTime", "ttlInSeconds" and "metricValue".
 
 use std::fmt;
 

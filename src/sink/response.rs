@@ -1,7 +1,7 @@
 //! An answer of the stand-in as a value, and the bytes that it is on the wire.
 //! It never decides which answer is due.
 //!
-//! Source: shared/contract/blueflood.md, 2. No Date, Server or Content-Type is ever sent.
+//! Source, measured: `actors/contract/blueflood.md`, "The request". No Date, Server or Content-Type is ever sent.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,8 @@
 //! Which request means what: paths, methods, media types.
 //! It never reads a body, and stores nothing.
 //!
-//! Source: shared/contract/blueflood.md, 2.6, 2.7 and 2.9, measured. Left out: the aggregated endpoints, events and
-//! the searches, which answer 404 here.
+//! Source, measured: `actors/contract/blueflood.md`, "Paths and methods" and "Headers and encodings". Left out: the
+//! aggregated endpoints, events and the searches, which answer 404 here.
 
 use super::http::Head;
 use super::ingest::Tenancy;

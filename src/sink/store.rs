@@ -2,8 +2,8 @@
 //! It never touches a disk, and never grows past its two caps: past either, the points that came first go first.
 //!
 //! As in the real thing the key is `tenant.name`, so dotted tenants collide, and the same name and millisecond is
-//! one point whose last value wins (shared/contract/blueflood.md, 2.5 and 2.7). How often each point came is kept
-//! beside it, which the real thing does not: that is what shows a test its duplicates.
+//! one point whose last value wins (`actors/contract/blueflood.md`, "metricValue" and "Names, units, tenants"). How often
+//! each point came is kept beside it, which the real thing does not: that is what shows a test its duplicates.
 
 use super::number::Number;
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -1,7 +1,7 @@
 //! Reading points back: the query interface of Blueflood, and its pretty-printed JSON.
 //! It never changes anything.
 //!
-//! Source: shared/contract/blueflood.md, 4, measured. In the real thing this is a port of its own (20000).
+//! Source, measured: `actors/contract/blueflood.md`, "The query side". In the real thing this is a port of its own, 20000.
 
 use super::number::Number;
 use super::response::{Answer, quoted};

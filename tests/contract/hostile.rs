@@ -20,7 +20,7 @@ enum Verdict {
 
 use Verdict::{Items, Refused};
 
-/// What is hostile about each is said in `shared/hostile-frames/README.md`.
+/// What such a frame does to a naive decoder: `actors/TRAPS.md`, "serde-pickle can kill the process".
 const VERDICTS: &[(&str, Verdict)] = &[
     // Half a million bytes of name, 65,533 times over: legal, but no name that Blueflood could store.
     ("bigname", Items(65_533, Reason::NameTooLong)),

@@ -1,5 +1,5 @@
-//! What each answer of Blueflood comes to: the design's table, row by row, with the bodies that the real one sends
-//! (shared/contract/blueflood.md, 2 and 5). After each of them nothing is lost, the ledger is whole, and all goes on.
+//! What each answer of Blueflood comes to (`actors/DESIGN.md`, "What an answer means"), row by row, with the bodies that the
+//! real one sends. After each of them nothing is lost, the ledger is whole, and all goes on.
 
 use std::time::{Duration, SystemTime};
 

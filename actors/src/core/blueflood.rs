@@ -1,7 +1,7 @@
 //! Owns Blueflood's contract: what each answer to an ingest POST means, and which rows it names.
 //! It never decides what happens next; that is [`super::outbox`].
 //!
-//! Everything here was measured on the real server (`shared/contract/blueflood.md`).
+//! Everything here was measured on the real server (`actors/contract/blueflood.md`, "How this was measured").
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use super::{printable::printable, row::RowsRef};
 
-/// Bytes of a body, after inflation, over which Blueflood does not answer at all (2.6).
+/// Bytes of a body, after inflation, over which Blueflood does not answer at all (`actors/contract/blueflood.md`, "The body
+/// and its limit").
 pub const BODY_BYTES_MAX: usize = 1_048_576;
 
 /// What one POST came to.
@@ -20,7 +21,8 @@ pub const BODY_BYTES_MAX: usize = 1_048_576;
 pub enum Verdict {
     /// Every row is stored.
     Stored,
-    /// Blueflood's store timed out: perhaps stored, and writing the same again is harmless (5).
+    /// Blueflood's store timed out: perhaps stored, and writing the same again is harmless (`actors/contract/blueflood.md`,
+    /// "Cassandra away or slow").
     Unconfirmed,
     /// The named rows are refused, the rest is stored.
     StoredExcept {
@@ -59,7 +61,8 @@ pub enum Verdict {
     NoAnswer {
         /// What was seen, for the log.
         cause: String,
-        /// Whether it can come of the body's size: a time-out, or a pipe broken while it was sent (2.6).
+        /// Whether it can come of the body's size: a time-out, or a pipe broken while it was sent
+        /// (`actors/contract/blueflood.md`, "The body and its limit").
         may_be_size: bool,
     },
 }

@@ -56,7 +56,8 @@ pub struct Sealer {
 impl Sealer {
     /// A sealer of chunks in `encoding`.
     pub fn new(encoding: Encoding) -> Self {
-        // Level 1: the higher ones cost two to seven times the CPU for a fifth fewer bytes (shared/measured.md).
+        // Level 1: the higher ones cost four to ten times the CPU for a quarter to half fewer bytes
+        // (`tests/bench/PROFILE.md`, "Compressors").
         Self { encoding, compress: Compress::new(Compression::new(1), false) }
     }
 

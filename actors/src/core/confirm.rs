@@ -17,6 +17,8 @@
 //!
 //! With [`Way::Witness`] there is no query side: a witness that Blueflood takes after a group proves that its store was
 //! there. One that fails proves nothing of the groups before it, so they are sent again.
+//!
+//! Why: `actors/contract/confirm.md`, "How it loses" and "What looking tells".
 
 mod vocabulary;
 

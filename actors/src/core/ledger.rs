@@ -4,6 +4,8 @@
 //! ```text
 //! received = skipped + buffered + delivered + refused + dropped          (unaccounted = 0, always)
 //! ```
+//!
+//! Who moves datapoints where: `actors/DESIGN.md`, "The ledger".
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,8 @@
 //! - A *look* is for some rows of a payload: a sample of them, or all. It is one query or several, each a
 //!   `POST /v2.0/{tenant}/views` of at most [`NAMES_MAX`] names and a short time, for a query reads all that lies between.
 //! - A row that stands in the answer is proven to be stored. One that does not is proven to be nothing: the first
-//!   answer of a real Blueflood after an outage was seen to lack rows that were there.
+//!   answer of a real Blueflood after an outage was seen to lack rows that were there (`actors/contract/confirm.md`,
+//!   "What looking tells").
 
 use std::{
     borrow::Cow,
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use super::row::{self, RowsRef};
 
-/// Names in one query, at most: Blueflood refuses more (4).
+/// Names in one query, at most: Blueflood refuses more (`actors/contract/blueflood.md`, "The query side").
 pub const NAMES_MAX: usize = 100;
 
 /// Rows of a query lie no farther apart than this, in milliseconds: a name's other datapoints between come with it.
@@ -231,7 +232,8 @@ fn plain(escaped: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Whether an answer to a query without parameters is that of Blueflood's query side (4): it costs nothing there.
+/// Whether an answer to a query without parameters is that of Blueflood's query side: to say so costs nothing there
+/// (`actors/contract/blueflood.md`, "The query side").
 pub fn is_query_side(status: u16, body: &[u8]) -> bool {
     status == 400 && memchr::memmem::find(body, b"No query parameters present").is_some()
 }
@@ -250,10 +252,10 @@ pub const TURN_MS: i64 = 160;
 /// So late Blueflood takes a datapoint for a late one.
 const LATE_MS: i64 = 600_000;
 
-/// The time of a witness that is sent now. A late datapoint in a slot that was not used for half a minute makes Blueflood
-/// write to its store before it answers, so that its answer is true. In one that was, it answers 200 and may lose it. So
-/// the clock gives each slot its turn, whichever process of a spool asks; and each time that a slot has its turn the
-/// witness has another time, or an older one could be taken for it.
+/// The time of a witness that is sent now (`actors/contract/confirm.md`, "The witness"). A late datapoint in a slot that
+/// was not used for half a minute makes Blueflood write to its store before it answers, so that its answer is true. In
+/// one that was, it answers 200 and may lose it. So the clock gives each slot its turn, whichever process of a spool
+/// asks; and each time that a slot has its turn the witness has another time, or an older one could be taken for it.
 pub fn witness_ms(now_ms: i64) -> i64 {
     let turn = now_ms.div_euclid(TURN_MS);
     let (round, at) = (turn.div_euclid(SLOTS), turn.rem_euclid(SLOTS));

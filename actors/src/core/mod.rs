@@ -1,12 +1,52 @@
-//! Everything that decides, with no runtime, clock, socket, log or randomness in it: they come in as arguments.
+//! Everything that decides, with no runtime, clock, socket, log or randomness in it: they come in as arguments. So a test
+//! can play hours of it in a second (`actors/DESIGN.md`, "Who owns what").
 //!
-//! On the way in: bytes become a [`datapoint`], a datapoint becomes a [`row`], rows become a [`chunk`].
-//! On the way out: the [`outbox`] says which chunks leave as a [`payload`] and what follows from its answer, a
-//! verdict of [`blueflood`], the head of which [`answer_head`] made plain. [`backoff`] says how long to wait, and the [`ledger`] where every datapoint is.
-//! What Blueflood took is read back by a [`look`], and [`confirm`] says what follows from that.
-//! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
-//! Who sends most is what [`senders`] remember.
-//! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
+//! | on the way in | holds |
+//! | --- | --- |
+//! | [`endpoint`] | the syntax of endpoint strings: `tcp:2004`, `unix:/run/x.sock` |
+//! | [`networks`] | the networks that an endpoint takes metrics from |
+//! | [`protocol`] | the names of the protocols: pickle, line, auto |
+//! | [`greeting`] | strangers, known by their first bytes: HTTP, SSH, TLS, PROXY |
+//! | [`framing`] | where a frame or a block of lines begins and ends |
+//! | [`pickle`] | the decoder of pickles |
+//! | [`line`](mod@line) | the parser of lines |
+//! | [`number`] | numbers as texts and as pickles write them |
+//! | [`datapoint`] | a datapoint, and the reasons why bytes are none (`malformed`) |
+//! | [`row`] | the encoder of a datapoint as Blueflood's JSON, and the reasons why it cannot be one (`skipped`) |
+//!
+//! | on the way out | holds |
+//! | --- | --- |
+//! | [`chunk`] | rows, sealed: compressed once, with their checksums |
+//! | [`queue`] | the index of what waits in the spool, and the leases of it |
+//! | [`payload`] | the body of one POST, composed of chunks |
+//! | [`outbox`] | when a payload is sent, and what its answer leads to |
+//! | [`answer_head`] | the head of an answer, made one that awc understands |
+//! | [`blueflood`] | what each answer of Blueflood means |
+//! | [`settlement`] | where each row of a payload goes, once its fate is known |
+//! | [`look`] | what is read back: which rows, by which queries; and the witness |
+//! | [`confirm`] | when it is read back, and what follows from what was seen |
+//! | [`keystone`] | requests to and answers of Keystone, and when it is asked |
+//! | [`backoff`] | the length of a pause between two tries |
+//!
+//! | what is counted | holds |
+//! | --- | --- |
+//! | [`ledger`] | where every datapoint is |
+//! | [`tally`] | a change of the ledger: how many go from where to where |
+//! | [`reason`] | the reasons of `refused` and `dropped` |
+//! | [`verdict`] | whether an operator has to get up |
+//! | [`histogram`] | counts of durations by size |
+//! | [`senders`] | who sends most, in bounded memory |
+//!
+//! | what is shown | holds |
+//! | --- | --- |
+//! | [`tap`] | the lines of `GET /tap`: datapoints as they pass |
+//! | [`glob`] | which names a pattern means |
+//! | [`share`] | how many of many things are shown in a second, and which |
+//! | [`printable`] | a stranger's bytes, made harmless for a terminal |
+//! | [`human`] | counts, bytes and times as people read them |
+//! | [`secret`] | a text that is masked when it is printed, and overwritten when it is dropped |
+//!
+//! `scan` asks whether any byte of a text is of some kind, sixteen at a time; line and row use it.
 
 pub mod answer_head;
 pub mod backoff;

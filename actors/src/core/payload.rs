@@ -3,7 +3,7 @@
 //!
 //! With [`Encoding::Deflate`] a payload is one gzip member: its header, the block `[`, the chunks with the
 //! block `,` between, the block `]`, an empty last block, the CRC-32 by combination, the length. The real
-//! Blueflood was seen to take and to store such a body (`shared/design.md`).
+//! Blueflood was seen to take and to store such a body (`actors/DESIGN.md`, "From bytes to a payload").
 
 use std::collections::BTreeSet;
 

@@ -9,6 +9,8 @@
 //! - A chunk is of one *lane*, which is whose its rows are. A payload is too, or rows would get to a stranger.
 //! - Rows of a series that was proven bad are kept *apart*: in chunks of their own, which are tried by themselves and
 //!   rarely, so that the payloads of everybody else pass.
+//!
+//! Why it is so: `actors/DESIGN.md`, "The queue" and "Tried and dropped".
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},

@@ -7,7 +7,7 @@
 //!
 //! What Blueflood would swallow in silence, or refuse together with its neighbours, never becomes a row: no
 //! null, no NaN, no time beyond an integer of milliseconds, no name that JSON or Cassandra could not hold
-//! (`shared/contract/blueflood.md`, 2.2 to 2.7).
+//! (`actors/contract/blueflood.md`, "What is swallowed in silence" and "Whole-request errors").
 
 use std::sync::Arc;
 

@@ -81,7 +81,8 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
 /// The most of an answer that is read: a 207 that names 2,000 rows with names of 1 KB is about half of it.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// The client, with every option written out: awc's defaults lose or hang (`shared/traps.md`, 9).
+/// The client, with every option written out: awc's defaults lose or hang (`actors/TRAPS.md`, "awc follows redirects" and
+/// "awc's time-out ends at the head").
 pub fn client(target: &Target) -> Client {
     let connector = http_client::connector(&target.base, target.tls.clone())
         .conn_keep_alive(KEEP_ALIVE)

@@ -8,6 +8,8 @@
 //! memory for up to [`Policy::hold`], at most until its oldest row is [`Policy::unwritten_max`] old. If Blueflood's answer
 //! comes first, the chunk is never written; only the ledger is. In the file the ledger is changed in the same transaction
 //! as the data, so that the law holds across `kill -9`.
+//!
+//! Every state that a chunk can be in, and what moves it on: `actors/DESIGN.md`, "The life of a chunk".
 
 pub mod inspect;
 pub mod open;

@@ -1,8 +1,9 @@
 //! Owns Keystone's contract in its two versions: what a token is asked for with, and what each answer means.
 //! It never decides when to ask; that is [`renewal`].
 //!
-//! Version 3 was asked of a real Keystone 30.0.0; version 2.0, of which no server can be had, was read from the
-//! original's client library (`shared/contract/keystone.md`) and OpenStack's reference of the API.
+//! Version 3 was asked of a real Keystone 30.0.0 (`actors/contract/keystone.md`, "Identity v3"); version 2.0, of which no
+//! server can be had, was read from the original's client library (`actors/contract/keystone.md`, "Identity v2.0") and
+//! OpenStack's reference of the API.
 
 pub mod renewal;
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //!   halved, until the rows that alone cause it are found.
 //! - A *trial* is a POST of a few rows. While nothing passes it tells a Blueflood that is away from a row that stands in
 //!   every payload.
+//!
+//! The whole of it is told in `actors/DESIGN.md`, "The outbox", "The gate" and "Who is to blame".
 
 mod answers;
 mod evidence;
