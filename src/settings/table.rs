@@ -367,8 +367,8 @@ settings! {
     log_format: LogFormat = choice(&[("auto", LogFormat::Text), ("text", LogFormat::Text), ("json", LogFormat::Json)]), {
         group: Group::Seen, value: "auto|text|json", default: "auto",
     }
-    /// Log to this file, which only its owner may read if it is made. A device, a pipe or what a link leads to is written
-    /// and never put aside.
+    /// Log to this file. If the daemon makes it, only its owner may read it. A device, a pipe or the target of a link is
+    /// written to, and never put aside.
     log_file: Option<PathBuf> = read::path, {
         group: Group::Seen, value: "PATH", empty: "standard error",
     }
