@@ -129,7 +129,11 @@ fn plain(markdown: &str) -> String {
             page.end_paragraph();
             page.gap();
         } else if let Some(title) = line.strip_prefix('#') {
-            let underline = if title.starts_with("##") { "" } else { "-" };
+            let underline = match title {
+                part if part.starts_with("##") => "",
+                section if section.starts_with('#') => "-",
+                _ => "=",
+            };
             let title = inline(title.trim_start_matches('#').trim());
             page.gap();
             page.line(&title);
@@ -278,7 +282,7 @@ mod tests {
                     goes on\n- another\n\n1. first\n2. second\n\n    code | as it is\n\n```\nfenced **too**\n```\nEnd.";
         assert_eq!(
             plain(text),
-            "A title\n-------\n\nOne paragraph of two lines, code and `two words`.\n\n  - an item that goes on\n  - \
+            "A title\n=======\n\nOne paragraph of two lines, code and `two words`.\n\n  - an item that goes on\n  - \
              another\n\n  1. first\n  2. second\n\n    code | as it is\n\n  fenced **too**\nEnd.\n"
         );
     }
