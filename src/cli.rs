@@ -14,16 +14,16 @@ use crate::{commands, daemon, settings};
 /// The exit code for a usage or a setting that is wrong.
 pub const EXIT_USAGE: u8 = 2;
 
-const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, losing nothing.";
+const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, counting every loss.";
 
 const AFTER_HELP: &str = "\
 These are the options that nearly everybody sets: --help shows all of them, and examples. `blueflood-forward COMMAND -h` \
-shows those of a command.";
+shows those of a command, `blueflood-forward help TOPIC` a text about one of these: ";
 
 /// A line of an example is no longer than a terminal of 80 columns: it would be broken, and could not be pasted.
 const AFTER_LONG_HELP: &str = "\
-Every option is a key in the file too, and an environment variable: --log_level is BLUEFLOOD_FORWARD_LOG_LEVEL. What \
-counts is, in this order: the command line, the environment, the file, the default.
+Every option is a key in the file too, and an environment variable: --log_level is BLUEFLOOD_FORWARD_LOG_LEVEL. If it is \
+given more than once, the first of these counts: the command line, the environment, the file, the default.
 
 Options may be written with dashes or underscores, and shortened as long as they stay unique. They may stand before a \
 command. A time is seconds (0.5) or 500ms, 10min, 2d; a size is bytes or 64KiB, 10MiB, 1GiB.
@@ -43,8 +43,8 @@ pub fn command() -> Command {
         .about(ABOUT)
         .version(env!("CARGO_PKG_VERSION"))
         .long_version(concat!(env!("CARGO_PKG_VERSION"), env!("MADE_OF")))
-        .after_help(AFTER_HELP)
-        .after_long_help(AFTER_LONG_HELP)
+        .after_help(format!("{AFTER_HELP}{}.", commands::help::names()))
+        .after_long_help(format!("{AFTER_LONG_HELP}\n\n{}", commands::help::topics()))
         .args(settings::arguments())
         .subcommand(commands::check::command())
         .subcommand(commands::status::command())
@@ -63,6 +63,9 @@ pub fn command() -> Command {
 pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<'_>) -> ExitCode {
     let arguments = command_first(arguments.into_iter().collect());
     let typed: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(code) = commands::help::run(&typed) {
+        return code;
+    }
     let matches = match command().subcommand(commands::generate::command()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(answer)

@@ -1,4 +1,4 @@
-//! blueflood-forward: Graphite metrics in, Blueflood out, nothing lost.
+//! blueflood-forward: Graphite metrics in, Blueflood out, each loss counted.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -57,7 +57,9 @@ fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> 
         _ => {}
     }
     if let Ok(shell) = what.parse::<Shell>() {
-        let mut command = with_hints(command);
+        // clap's own help command knows of no topics.
+        let help = super::help::command(&command);
+        let mut command = with_hints(command.disable_help_subcommand(true).subcommand(help));
         // It panics where it cannot write, so it writes to memory first.
         let mut text = Vec::new();
         clap_complete::generate(shell, &mut command, PROGRAM, &mut text);

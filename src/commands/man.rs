@@ -163,6 +163,8 @@ pub(super) fn write(mut command: Command, to: &mut dyn Write) -> io::Result<()> 
         true => roff.text([
             roman("Documentation, alerting rules, a dashboard and an example of the settings: "),
             bold("/usr/share/doc/blueflood-forward"),
+            roman(". The documentation is in the program too: "),
+            bold("blueflood-forward help TOPIC"),
         ]),
         false => roff.text([bold("blueflood-forward"), roman("(1)")]),
     };

@@ -5,6 +5,7 @@ pub mod check;
 pub mod connect;
 pub mod dead_letters;
 pub mod generate;
+pub mod help;
 mod host;
 mod man;
 pub mod port;

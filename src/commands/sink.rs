@@ -24,7 +24,7 @@ datapoints in memory, so that you can read them back:
   curl \"http://127.0.0.1:19000/v2.0/tenant/views/my.metric?$all\"
   curl -d '[\"a\",\"b\"]' \"http://127.0.0.1:19000/v2.0/tenant/views?$all\"
 
---answers has it misbehave, step by step, and then be normal again:
+With --answers it misbehaves, step by step; after the last step it is normal again:
 
   503x5,timeout,ok       five times 503, then no answer at all, then a normal one
   429?Retry-After=2      a status with a header
@@ -36,7 +36,7 @@ datapoints in memory, so that you can read them back:
 
 Other steps: half, garbage, close, reset, reset-unread, early:413, endless, stall.
 
-A Blueflood whose Cassandra fails answers 200 all the same, as was measured; --reads does the same to who reads back:
+A real Blueflood whose Cassandra fails answers 200 all the same; these steps do so too. --reads makes queries fail:
 
   --answers awayx* --reads awayx*
                          all of Cassandra is away: 200 and lost, and reads are empty or a 500

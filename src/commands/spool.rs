@@ -43,7 +43,8 @@ pub fn command() -> Command {
         )
         .after_help(
             "All but compact work beside a running daemon, only read, and read a spool of an older version too. \
-             They need root or the daemon's user: nobody else may read a spool.\n\n\
+             They need root or the daemon's user: nobody else may read a spool. `blueflood-forward help spool-file` says \
+             what becomes of the file at a start, an upgrade and on the way back.\n\n\
              Examples:\n  \
                blueflood-forward spool info\n  \
                blueflood-forward spool export --of acme >acme.jsonl",

@@ -1,5 +1,5 @@
-//! Owns the written forms of the table of settings: the file with every default, and the README's table. Never writes
-//! a file.
+//! Owns the written forms of the table of settings: the file with every default, and the table of `config/settings.md`.
+//! Never writes a file.
 
 use std::fmt::Write;
 
@@ -40,15 +40,11 @@ pub fn example_toml() -> String {
     text
 }
 
-/// The README's table of options.
+/// The table in `config/settings.md`.
 pub fn table_markdown() -> String {
     let mut text = String::new();
     for group in GROUPS.into_iter().chain([Group::General]) {
-        let _ = write!(
-            text,
-            "\n**{}**\n\n| option | default | what it does |\n| --- | --- | --- |\n",
-            group.heading()
-        );
+        let _ = write!(text, "\n**{}**\n\n| option | default | |\n| --- | --- | --- |\n", group.heading());
         for setting in TABLE.iter().filter(|setting| setting.group == group) {
             let short = setting.short.map(|letter| format!("`-{letter}` ")).unwrap_or_default();
             let value = setting.value.replace('|', "\\|");

@@ -1,6 +1,6 @@
 //! Owns the one table of settings: names, defaults, units, help, and the type each one becomes. The command line, the
-//! environment's names, the files' keys, `check`, `config/blueflood-forward.toml` and the README all derive from it.
-//! Never reads a source.
+//! environment's names, the files' keys, `check`, `config/blueflood-forward.toml` and `config/settings.md` all derive from
+//! it. Never reads a source.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -196,13 +196,13 @@ settings! {
         original: "BLUEFLOOD_URL",
     }
     /// The URL of Blueflood's query service, where what it took is read back; off for none. auto is port 20000 of
-    /// Blueflood's host, if something answers there as its query service does.
+    /// Blueflood's host, if a query service answers there.
     query: QuerySide = read::query, {
         group: Group::Out, value: "URL|auto|off", default: "auto",
     }
-    /// When a datapoint counts as delivered: off, when Blueflood acknowledged it; witness, when a datapoint of our own
-    /// (blueflood-forward.witness.HOST.SPOOL) was stored after it; sample, when some of its request were read back, and after
-    /// a doubt all; all, when itself was read back.
+    /// When a datapoint counts as delivered. off: when Blueflood acknowledged it. witness: when a datapoint of our own
+    /// (blueflood-forward.witness.HOST.SPOOL), sent after it, was stored. sample: when some datapoints of its request were
+    /// read back, or all of them if there was a doubt. all: when it was read back itself.
     confirm: Option<Way> = read::confirm, {
         group: Group::Out, value: "off|witness|sample|all", empty: "sample where there is a query service, else off",
     }
@@ -236,8 +236,8 @@ settings! {
         group: Group::Out, short: Some('u'), value: "USER", empty: "no authentication",
         original: "KEYSTONE_USER",
     }
-    /// The user's API key, password or the credential's secret. Better named by --key_file: everyone on this host can
-    /// see a command line.
+    /// The user's API key, password or the credential's secret. Prefer --key_file, because everyone on this host can see a
+    /// command line.
     key: Secret = read::secret, {
         group: Group::Out, short: Some('k'), value: "KEY", empty: "none", secret: true,
         original: "KEYSTONE_KEY",
@@ -252,11 +252,11 @@ settings! {
     auth_type: AuthType = choice(read::AUTH_TYPES), {
         group: Group::Out, value: "apikey|password|v3password|v3applicationcredential", default: "apikey",
     }
-    /// The project of the token, for v3password. Write id:X or name:X where it is not plain which it is.
+    /// The project of the token, for v3password. Write id:X or name:X if the value could be either.
     auth_project: String = read::text, {
         group: Group::Out, value: "PROJECT", empty: "none",
     }
-    /// The domain of user and project, for v3password. Write id:X or name:X where it is not plain which it is.
+    /// The domain of user and project, for v3password. Write id:X or name:X if the value could be either.
     auth_domain: String = read::text, {
         group: Group::Out, value: "DOMAIN", default: "default",
     }
@@ -307,12 +307,13 @@ settings! {
         group: Group::Out, value: "TIME", default: "60", unit: "s",
     }
 
-    /// The file that holds what is not yet delivered; :memory: for none.
+    /// The file that holds what is not yet delivered. With :memory: there is no file, and the end of the process loses all
+    /// of it; then the defaults are spool_full block and spool_max 256MiB.
     spool: SpoolPlace = read::spool, {
         group: Group::Kept, value: "PATH",
         empty: "$STATE_DIRECTORY/spool.db, else blueflood-forward/spool.db in $XDG_STATE_HOME or ~/.local/state",
     }
-    /// What the spool survives: normal, the end of the process by any means; full, a power cut too, for more writes.
+    /// What the spool survives. normal: the end of the process by any means. full: a power cut too; it writes more often.
     spool_sync: SpoolSync = choice(&[("normal", SpoolSync::Normal), ("full", SpoolSync::Full)]), {
         group: Group::Kept, value: "normal|full", default: "normal",
     }
@@ -320,7 +321,7 @@ settings! {
     spool_max: u64 = bytes(1 << 20), {
         group: Group::Kept, value: "SIZE", default: "1GiB", unit: "bytes",
     }
-    /// What a full spool does: drop-oldest drops and counts the oldest metrics, block makes the senders wait.
+    /// What a full spool does. drop-oldest: it drops and counts the oldest metrics. block: it makes the senders wait.
     spool_full: SpoolFull = choice(&[("drop-oldest", SpoolFull::DropOldest), ("block", SpoolFull::Block)]), {
         group: Group::Kept, value: "drop-oldest|block", default: "drop-oldest",
     }
@@ -332,7 +333,8 @@ settings! {
     seal_interval: Duration = duration("1"), {
         group: Group::Kept, value: "TIME", default: "1", unit: "s",
     }
-    /// How long a sealed chunk may wait for Blueflood's answer before it is written, always within seal_interval: what is answered for in time never has to be. 0 writes everything first.
+    /// How long a sealed chunk may wait for Blueflood's answer before it is written, always within seal_interval. A chunk
+    /// that is confirmed within this time is never written to disk. 0 writes everything first.
     spool_hold: Duration = read::duration_or_zero, {
         group: Group::Kept, value: "TIME", default: "0.1", unit: "s",
     }
@@ -365,8 +367,8 @@ settings! {
     log_format: LogFormat = choice(&[("auto", LogFormat::Text), ("text", LogFormat::Text), ("json", LogFormat::Json)]), {
         group: Group::Seen, value: "auto|text|json", default: "auto",
     }
-    /// Log to this file, which only its owner may read if it is made. A device, a pipe or what a link leads to is written
-    /// and never put aside.
+    /// Log to this file. If the daemon makes it, only its owner may read it. A device, a pipe or the target of a link is
+    /// written to, and never put aside.
     log_file: Option<PathBuf> = read::path, {
         group: Group::Seen, value: "PATH", empty: "standard error",
     }

@@ -342,6 +342,68 @@ fn options_may_stand_before_a_command() {
 }
 
 #[test]
+fn help_has_a_text_about_each_topic() {
+    let texts = fs::read_dir(path("config")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut topics: Vec<PathBuf> = texts
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .filter(|path| !path.ends_with("CHANGELOG.md"))
+        .collect();
+    assert!(topics.len() > 5, "{topics:?}");
+    topics.push(path("README.md"));
+    let refused = run(&[], &["help", "nosuch"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(2), ""));
+    refused.says("there is no help about 'nosuch'");
+    let listed = run(&[], &["help"]).stdout;
+    for file in topics {
+        let topic = file.file_stem().expect("a name").to_str().expect("UTF-8").to_lowercase();
+        let help = run(&[("COLUMNS", "80")], &["help", &topic]);
+        assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{topic}");
+        let text = fs::read_to_string(&file).expect("a text");
+        let title = text.lines().next().and_then(|line| line.strip_prefix("# ")).expect("a title");
+        assert_eq!(help.stdout.lines().next(), Some(title), "{topic}");
+        for sign in ["**", "| ---", "](", "<!--"] {
+            assert!(!help.stdout.contains(sign), "{topic} shows {sign}:\n{}", help.stdout);
+        }
+        for line in help.stdout.lines() {
+            let is_one_word = line.split_whitespace().count() == 1;
+            assert!(line.chars().count() <= 80 || is_one_word, "{topic}: {line}");
+        }
+        assert!(listed.contains(&format!("\n  {topic} ")), "{topic} is not in:\n{listed}");
+        refused.says(&topic);
+    }
+    // The answer of a table in a line of its own, below what it answers to.
+    let answers = run(&[], &["help", "answers"]).stdout;
+    assert!(
+        answers.contains("\n  413, 417\n      halved, and payloads are smaller from then on\n"),
+        "{answers}"
+    );
+}
+
+#[test]
+fn the_texts_lead_to_each_other_and_to_nothing_that_is_not_there() {
+    for entry in fs::read_dir(path("config")).expect("a folder") {
+        let file = entry.expect("an entry").path();
+        if file.extension().is_some_and(|extension| extension == "md") {
+            let text = fs::read_to_string(&file).expect("a text");
+            for (_, behind) in text.match_indices("](").map(|(at, _)| text.split_at(at + 2)) {
+                let target = behind.split([')', '#']).next().unwrap_or_default();
+                let is_there = target.contains("://") || path("config").join(target).exists();
+                assert!(is_there, "{} leads to {target}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn help_of_a_command_is_what_the_command_says_of_itself() {
+    for command in COMMANDS.into_iter().filter(|command| !command.is_empty()) {
+        let asked = run(&[], &[&["help"], command].concat());
+        assert_eq!(asked.code, Some(0), "{command:?}");
+        assert_eq!(asked.stdout, run(&[], &[command, &["--help"]].concat()).stdout, "{command:?}");
+    }
+}
+
+#[test]
 fn options_take_dashes_underscores_and_the_last_of_several() {
     let check = run(
         &[],
@@ -357,16 +419,12 @@ fn the_example_file_is_what_the_table_says() {
 }
 
 #[test]
-fn the_readme_lists_the_options_of_the_table() {
-    if !path("README.md").exists() {
-        // A source package without it can be tested all the same.
-        return;
-    }
-    written_as("README.md", |readme| {
+fn the_text_about_settings_lists_the_options_of_the_table() {
+    written_as("config/settings.md", |text| {
         let (before, rest) =
-            readme.split_once("<!-- options -->").expect("README.md has a first <!-- options -->");
+            text.split_once("<!-- options -->").expect("settings.md has a first <!-- options -->");
         let (_, after) =
-            rest.split_once("<!-- options -->").expect("README.md has a second <!-- options -->");
+            rest.split_once("<!-- options -->").expect("settings.md has a second <!-- options -->");
         format!("{before}<!-- options -->\n{}\n<!-- options -->{after}", settings::table_markdown())
     });
 }
@@ -515,13 +573,14 @@ fn written_as(name: &str, should_be: impl Fn(&str) -> String) {
 }
 
 /// What is typed, and what a shell offers for it, in order.
-const OFFERED: [(&str, &str); 6] = [
+const OFFERED: [(&str, &str); 7] = [
     ("blueflood-forward sp", "spool"),
     ("blueflood-forward dead-letters re", "replay"),
     ("blueflood-forward --metric", "--metric_prefix"),
     ("blueflood-forward --spool_full ", "block drop-oldest"),
     ("blueflood-forward check --log_level w", "warning"),
     ("blueflood-forward check --sch", "--schema"),
+    ("blueflood-forward help ans", "answers"),
 ];
 
 /// A folder with the completions for a shell, if that is here.

@@ -226,7 +226,7 @@ pub struct Answer<'a> {
 /// What is said of a 207 whose list of refused rows is none.
 const UNREADABLE: &str = "its list of refused rows could not be read";
 
-/// What an answer means: the table in the README.
+/// What an answer means: the table in `config/answers.md`.
 pub fn classify(answer: &Answer<'_>) -> Verdict {
     let status = answer.status;
     match status {
