@@ -38,13 +38,12 @@ use crate::{
         protocol::Protocol,
         row::{Encoder, Skipped},
         senders::{Sender, Senders},
-        tap::Whence,
     },
     expiry::Expiry,
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
-    tap::Taps,
+    tap::{Taps, Whence},
 };
 
 /// Bytes that all connections of the daemon may hold undecoded, together. Who needs more is cut off: a thousand

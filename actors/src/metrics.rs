@@ -6,7 +6,6 @@ mod health;
 mod http;
 mod own;
 mod process;
-mod tap;
 mod view;
 
 use std::{

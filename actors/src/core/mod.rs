@@ -6,7 +6,7 @@
 //! What Blueflood took is read back by a [`look`], and [`confirm`] says what follows from that.
 //! An [`endpoint`] is where bytes come in, from the [`networks`] that belong. [`keystone`] is the contract of who says whether we may, and a [`secret`] what may never be seen.
 //! Who sends most is what [`senders`] remember.
-//! Who looks on is shown a [`share`] of it, as [`tap`] says, of the names that a [`glob`] means, and nothing but [`printable`].
+//! What a stranger sent is shown in [`printable`] characters only.
 
 pub mod answer_head;
 pub mod backoff;
@@ -16,7 +16,6 @@ pub mod confirm;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
-pub mod glob;
 pub mod greeting;
 pub mod histogram;
 pub mod human;
@@ -38,7 +37,5 @@ mod scan;
 pub mod secret;
 pub mod senders;
 pub mod settlement;
-pub mod share;
 pub mod tally;
-pub mod tap;
 pub mod verdict;

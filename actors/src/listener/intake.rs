@@ -23,10 +23,9 @@ use crate::{
         protocol::Protocol,
         row::{Encoder, Rows, Skipped},
         senders::Sender,
-        tap::{Whence, skipped_sample},
     },
     supervisor::Gone,
-    tap::Look,
+    tap::{Look, Whence, skipped_sample},
 };
 
 /// Rows are handed on when there are so many bytes of them, even in the middle of a frame.

@@ -24,7 +24,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View, figures, tap};
+use super::{Board, HistoryOf, Metrics, Snapshot, View, figures};
+use crate::tap;
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,16 +45,17 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the routes share.
-pub(super) struct Shared {
+struct Shared {
     metrics: Addr<Metrics>,
     loopback_only: bool,
-    pub(super) board: Board,
+    board: Board,
     streams: Arc<AtomicUsize>,
 }
 
 /// A server on a bound port; it lives as long as it is polled.
 pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) -> std::io::Result<Server> {
     let loopback_only = socket.local_addr()?.ip().is_loopback();
+    let taps = Data::new(board.read().taps.clone());
     let shared = Data::new(Shared { metrics, loopback_only, board, streams: Arc::default() });
     let app = move || {
         let headers = DefaultHeaders::new()
@@ -63,6 +65,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .add(("Cache-Control", "no-store"));
         let app = App::new()
             .app_data(shared.clone())
+            .app_data(taps.clone())
             .wrap(from_fn(check_host))
             .wrap(headers)
             .service(look("/", page))
@@ -71,7 +74,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             }))
             .service(look("/page.css", || file("text/css; charset=utf-8", include_str!("page/page.css"))))
             .service(look("/events", events))
-            .service(look("/tap", tap::tap))
+            .service(look("/tap", tap::http::tap))
             .service(look("/history", history))
             .service(look("/settings", settings_shown))
             .service(look("/stats", stats))
