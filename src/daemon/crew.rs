@@ -65,15 +65,11 @@ impl Door {
             Some(other) => other.socket.clone(),
             None => Arc::new(Bound::bind(endpoint, passed).map_err(|error| error.to_string())?),
         };
-        let protocol = match endpoint.protocol {
-            None if socket.takes_datagrams() => Protocol::Line,
-            Some(Protocol::Pickle | Protocol::Auto) if socket.takes_datagrams() => {
-                return Err(format!(
-                    "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
-                ));
-            }
-            _ => endpoint.protocol_or(protocol),
-        };
+        let protocol = Protocol::chosen(endpoint.protocol, protocol, socket.takes_datagrams()).ok_or_else(|| {
+            format!(
+                "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
+            )
+        })?;
         let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
         Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })
     }

@@ -14,12 +14,12 @@ use super::{Common, Desk, Sample, now_ms};
 use crate::{
     collector::{Frame as MetricRows, MetricFrame},
     core::{
-        datapoint::{Datapoint, Malformed, Reason},
+        datapoint::{Datapoint, Malformed, Pull, Reason},
         framing::Frame,
         greeting::PROXY_ADVICE,
         ledger::Decoded,
         line::Lines,
-        pickle::{Bounds, Datapoints, Decoder},
+        pickle::{Bounds, Decoder},
         protocol::Protocol,
         row::{Encoder, Rows, Skipped},
         senders::Sender,
@@ -125,16 +125,18 @@ impl<'a> Intake<'a> {
             self.rows.text = ROW_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         match frame {
-            Frame::Lines(block) => {
-                let mut lines = Lines::new(&block);
-                while self.take_lines(&mut lines, peer) == Stopped::Full {
-                    self.hand_off().await?;
-                }
-            }
+            Frame::Lines(block) => self.take_all(&mut Lines::new(&block), Protocol::Line, peer).await?,
             Frame::Pickle(pickle) => {
                 let kept = DECODERS.with_borrow_mut(Vec::pop);
                 let mut decoder = kept.unwrap_or_else(|| Decoder::new(Bounds::default()));
-                let taken = self.take_pickle(&pickle, &mut decoder, peer).await;
+                let taken = match decoder.decode(&pickle) {
+                    Ok(mut datapoints) => self.take_all(&mut datapoints, Protocol::Pickle, peer).await,
+                    Err(bad) => {
+                        let whence = self.whence(Protocol::Pickle, peer);
+                        self.count_malformed(bad.reason, bad.sample, whence, &mut self.common.taps.look());
+                        Ok(())
+                    }
+                };
                 DECODERS.with_borrow_mut(|decoders| {
                     if decoders.len() < DECODERS_KEPT {
                         decoders.push(decoder);
@@ -147,45 +149,25 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    async fn take_pickle(
+    /// Takes what a frame yields, to its end.
+    async fn take_all(
         &mut self,
-        pickle: &[u8],
-        decoder: &mut Decoder,
+        frame: &mut impl Pull,
+        protocol: Protocol,
         peer: &dyn Display,
     ) -> Result<(), Gone> {
-        match decoder.decode(pickle) {
-            Ok(mut datapoints) => {
-                while self.take_datapoints(&mut datapoints, peer) == Stopped::Full {
-                    self.hand_off().await?;
-                }
-            }
-            Err(bad) => {
-                let whence = self.whence(Protocol::Pickle, peer);
-                self.count_malformed(bad.reason, bad.sample, whence, &mut self.common.taps.look());
-            }
+        while self.take_some(frame, protocol, peer) == Stopped::Full {
+            self.hand_off().await?;
         }
         Ok(())
     }
 
-    // These two wait for nothing, and so are loops that the compiler can see through.
-
-    fn take_lines(&mut self, lines: &mut Lines<'_>, peer: &dyn Display) -> Stopped {
-        let whence = self.whence(Protocol::Line, peer);
+    /// Takes what fits into a hand-off. It waits for nothing, and so is a loop that the compiler can see through.
+    fn take_some(&mut self, frame: &mut impl Pull, protocol: Protocol, peer: &dyn Display) -> Stopped {
+        let whence = self.whence(protocol, peer);
         let mut look = self.common.taps.look();
         while self.rows.text.len() < HAND_OFF_BYTES {
-            match lines.next() {
-                Some(item) => self.take_item(item, whence, &mut look),
-                None => return Stopped::AtEnd,
-            }
-        }
-        Stopped::Full
-    }
-
-    fn take_datapoints(&mut self, datapoints: &mut Datapoints<'_>, peer: &dyn Display) -> Stopped {
-        let whence = self.whence(Protocol::Pickle, peer);
-        let mut look = self.common.taps.look();
-        while self.rows.text.len() < HAND_OFF_BYTES {
-            match datapoints.next() {
+            match frame.pull() {
                 Some(item) => self.take_item(item, whence, &mut look),
                 None => return Stopped::AtEnd,
             }
