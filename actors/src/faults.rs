@@ -7,7 +7,7 @@
 pub fn point(_place: &'static str) {}
 
 #[cfg(feature = "faults")]
-pub use with_faults::{arm, end, point, register};
+pub use with_faults::{Fault, arm, end, point, register};
 
 #[cfg(feature = "faults")]
 mod with_faults {
@@ -19,7 +19,17 @@ mod with_faults {
         time::Duration,
     };
 
-    use crate::supervisor::Fault;
+    use actix::Message;
+
+    /// How a test ends an actor.
+    #[derive(Message, Debug, Clone, Copy)]
+    #[rtype(result = "()")]
+    pub enum Fault {
+        /// Panic while handling a message.
+        Panic,
+        /// Stop, as an actor does that wants a fresh start.
+        Stop,
+    }
 
     type End = Box<dyn Fn(Fault) + Send>;
 

@@ -37,22 +37,11 @@ pub struct Ping;
 #[rtype(result = "()")]
 pub struct Retire;
 
-/// What tests can ask of an actor.
-#[cfg(feature = "faults")]
-#[derive(Message, Debug, Clone, Copy)]
-#[rtype(result = "()")]
-pub enum Fault {
-    /// Panic while handling a message.
-    Panic,
-    /// Stop, as an actor does that wants a fresh start.
-    Stop,
-}
-
 /// An actor that tests can tell to end.
 pub trait Endable: Actor {
     /// Tells it, without waiting for it.
     #[cfg(feature = "faults")]
-    fn end(addr: Addr<Self>, how: Fault);
+    fn end(addr: Addr<Self>, how: crate::faults::Fault);
 }
 
 /// Gives an actor the messages that every supervised actor takes.
@@ -60,7 +49,7 @@ macro_rules! supervised {
     ($actor:ty) => {
         impl $crate::supervisor::Endable for $actor {
             #[cfg(feature = "faults")]
-            fn end(addr: actix::Addr<Self>, how: $crate::supervisor::Fault) {
+            fn end(addr: actix::Addr<Self>, how: $crate::faults::Fault) {
                 actix_rt::spawn(async move {
                     let _ = addr.send(how).await;
                 });
@@ -80,12 +69,12 @@ macro_rules! supervised {
         }
 
         #[cfg(feature = "faults")]
-        impl actix::Handler<$crate::supervisor::Fault> for $actor {
+        impl actix::Handler<$crate::faults::Fault> for $actor {
             type Result = ();
-            fn handle(&mut self, fault: $crate::supervisor::Fault, ctx: &mut Self::Context) {
+            fn handle(&mut self, fault: $crate::faults::Fault, ctx: &mut Self::Context) {
                 match fault {
-                    $crate::supervisor::Fault::Panic => panic!("a test asked for it"),
-                    $crate::supervisor::Fault::Stop => actix::ActorContext::stop(ctx),
+                    $crate::faults::Fault::Panic => panic!("a test asked for it"),
+                    $crate::faults::Fault::Stop => actix::ActorContext::stop(ctx),
                 }
             }
         }

@@ -233,7 +233,7 @@ async fn arm_fault(place: web::Path<String>) -> HttpResponse {
 /// Lets a test end an actor: `panic` or `stop`.
 #[cfg(feature = "faults")]
 async fn end_actor(path: web::Path<(String, String)>) -> HttpResponse {
-    use crate::supervisor::Fault;
+    use crate::faults::Fault;
     let (actor, how) = path.into_inner();
     let how = if how == "panic" { Fault::Panic } else { Fault::Stop };
     if crate::faults::end(&actor, how) {
