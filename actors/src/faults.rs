@@ -1,7 +1,7 @@
 //! Owns the places where tests can make an actor die or hang in the middle of its work, and the way to tell any
 //! actor to end. Without the feature `faults`, which release builds do not have, there are none.
 
-/// A place that a test may have chosen for a fault.
+/// A place where a test can have a panic or a hang. Without the feature it is nothing.
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub fn point(_place: &'static str) {}
@@ -57,7 +57,7 @@ mod with_faults {
         ARMED.store(true, Ordering::Release);
     }
 
-    /// A place that a test may have chosen for a fault.
+    /// A place where a test can have a panic or a hang.
     #[expect(clippy::panic, reason = "what a test asked for")]
     pub fn point(place: &'static str) {
         if !ARMED.load(Ordering::Acquire) {

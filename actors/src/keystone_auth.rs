@@ -45,17 +45,17 @@ const KEY_FILE_EVERY: Duration = Duration::from_secs(1);
 /// What the actor is told at its start, and again at every new one.
 #[derive(Clone)]
 pub struct Options {
-    /// Who asks.
+    /// The account that asks.
     pub account: Account,
-    /// With which key.
+    /// The source of its key.
     pub key: KeySource,
-    /// Where.
+    /// The URL of Keystone.
     pub auth_url: String,
-    /// Whom to trust there.
+    /// The certificates that are trusted there.
     pub tls: Arc<ClientConfig>,
-    /// What is known of it from outside, kept over its incarnations.
+    /// The status, which outlives the incarnations of the actor.
     pub status: SharedStatus,
-    /// Where it says what an operator should hear.
+    /// The log.
     pub log: Logger,
 }
 
@@ -77,17 +77,17 @@ pub struct GetToken;
 #[derive(Message)]
 #[rtype(result = "Result<Arc<Token>, NoToken>")]
 pub struct Rejected {
-    /// The token's.
+    /// The generation of the token that was refused.
     pub generation: u64,
 }
 
-/// The actor.
+/// The actor that keeps the token.
 pub struct KeystoneAuth {
     options: Options,
-    /// One per incarnation: awc's client belongs to a thread.
+    /// The client of this incarnation: awc's belongs to a thread.
     client: Client,
     renewal: Renewal,
-    /// From which the brain's time is counted.
+    /// The instant from which [`Renewal`]'s time is counted.
     started: Instant,
     waiting: Vec<oneshot::Sender<Result<Arc<Token>, NoToken>>>,
     timer: Option<SpawnHandle>,
@@ -98,10 +98,10 @@ pub struct KeystoneAuth {
     said: Said,
     /// Whether the key's file is being read.
     looking: bool,
-    _line: Lifeline,
+    _lifeline: Lifeline,
 }
 
-/// What was last said of Keystone, so that it is not said again.
+/// The last that the log was told of Keystone, so that it is not told twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Nothing,
@@ -112,7 +112,7 @@ enum Said {
 
 impl KeystoneAuth {
     /// Made on the arbiter that it runs on.
-    pub fn new(options: Options, line: Lifeline) -> Self {
+    pub fn new(options: Options, lifeline: Lifeline) -> Self {
         let client = client(&options.auth_url, options.tls.clone());
         let renewals = lock(&options.status).renewals;
         Self {
@@ -126,7 +126,7 @@ impl KeystoneAuth {
             failures: 0,
             said: Said::Nothing,
             looking: false,
-            _line: line,
+            _lifeline: lifeline,
         }
     }
 
@@ -134,7 +134,7 @@ impl KeystoneAuth {
         self.started.elapsed()
     }
 
-    /// Tells the brain, and does what follows.
+    /// Tells [`Renewal`] of an event, and does what follows.
     fn apply(&mut self, event: Event, ctx: &mut Context<Self>) {
         for action in self.renewal.apply(event, self.now(), fastrand::f64()) {
             match action {

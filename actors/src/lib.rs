@@ -35,7 +35,7 @@ pub mod collector;
 pub mod confirmer;
 pub mod core;
 pub mod expiry;
-pub mod faults;
+pub(crate) mod faults;
 pub mod forwarder;
 pub mod http_client;
 pub mod keystone_auth;

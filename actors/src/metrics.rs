@@ -27,7 +27,7 @@ pub use self::{
     history::{History, Past, Point},
     http::CONNECTIONS_MAX,
     own::OwnMetrics,
-    sources::{Board, Sources},
+    sources::{SharedSources, Sources},
     view::{Place, Rates, View},
 };
 use crate::{
@@ -50,35 +50,48 @@ pub struct Snapshot;
 #[rtype(result = "Past")]
 pub struct HistoryOf;
 
-/// The actor.
+/// The actor that serves the stats port, takes a point of the history each second, and tells the log of the verdict.
 pub struct Metrics {
-    _line: Lifeline,
-    board: Board,
+    _lifeline: Lifeline,
+    sources: SharedSources,
     /// The bound port, if there is to be one.
     socket: Option<Arc<TcpListener>>,
     log: Logger,
     server: Option<ServerHandle>,
-    /// Its own figures are on their way into the collector.
+    /// Whether its own figures are on their way into the collector.
     sending_own: bool,
     /// When they were last sent.
     sent_own: Instant,
 }
 
 impl Metrics {
-    /// A view of what is on `board`, served on `socket`.
-    pub fn new(line: Lifeline, board: Board, socket: Option<Arc<TcpListener>>, log: Logger) -> Self {
-        Self { _line: line, board, socket, log, server: None, sending_own: false, sent_own: Instant::now() }
+    /// A view of what is in `sources`, served on `socket`.
+    pub fn new(
+        lifeline: Lifeline,
+        sources: SharedSources,
+        socket: Option<Arc<TcpListener>>,
+        log: Logger,
+    ) -> Self {
+        Self {
+            _lifeline: lifeline,
+            sources,
+            socket,
+            log,
+            server: None,
+            sending_own: false,
+            sent_own: Instant::now(),
+        }
     }
 
     /// Sends its own figures on the way of all metrics.
     fn send_own(&mut self, ctx: &mut Context<Self>) {
-        let Some((own, every)) = self.board.read().own.clone() else { return };
+        let Some((own, every)) = self.sources.read().own.clone() else { return };
         if self.sent_own.elapsed() < every || std::mem::replace(&mut self.sending_own, true) {
             return;
         }
         self.sent_own = Instant::now();
         let now_ms = i64::try_from(view::time_ms(SystemTime::now())).unwrap_or(i64::MAX);
-        let frame = own.frame(&self.board.view(), now_ms);
+        let frame = own.frame(&self.sources.view(), now_ms);
         let collector = own.collector.clone();
         // Not within this actor's context: its end must not lose what is already counted.
         let sent = actix_rt::spawn(async move { collector.ask(|| MetricFrame(frame.clone())).await });
@@ -87,8 +100,8 @@ impl Metrics {
 
     /// Takes a point of the history, and says what is worth a line.
     fn look(&self) {
-        let view = self.board.view();
-        let history = self.board.read().history.clone();
+        let view = self.sources.view();
+        let history = self.sources.read().history.clone();
         let ledger = &view.ledger;
         let state = Condition::ALL.iter().position(|condition| *condition == view.health.condition);
         let state = state.unwrap_or(0) as u64;
@@ -99,7 +112,7 @@ impl Metrics {
 
     fn serve(&mut self, ctx: &Context<Self>) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Ok(()) };
-        let server = http::server(socket.try_clone()?, ctx.address(), self.board.clone())?;
+        let server = http::server(socket.try_clone()?, ctx.address(), self.sources.clone())?;
         self.server = Some(server.handle());
         let log = self.log.clone();
         actix_rt::spawn(async move {
@@ -142,7 +155,7 @@ impl Handler<Snapshot> for Metrics {
 
     fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
         faults::point("metrics.snapshot");
-        MessageResult(self.board.view())
+        MessageResult(self.sources.view())
     }
 }
 
@@ -150,6 +163,6 @@ impl Handler<HistoryOf> for Metrics {
     type Result = MessageResult<HistoryOf>;
 
     fn handle(&mut self, _: HistoryOf, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.board.read().history.snapshot())
+        MessageResult(self.sources.read().history.snapshot())
     }
 }

@@ -13,10 +13,10 @@ use crate::core::secret::Secret;
 /// The most that a key's file may hold, in bytes.
 const KEY_BYTES_MAX: u64 = 64 << 10;
 
-/// Where the key comes from.
+/// The source of the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// A setting.
+    /// The setting `key`.
     Fixed(Secret),
     /// A file, read anew for every attempt, so that a changed one is picked up by itself.
     File(PathBuf),

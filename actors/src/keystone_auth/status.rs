@@ -11,7 +11,7 @@ pub type SharedStatus = Arc<Mutex<Status>>;
 /// How Keystone and the token stand.
 #[derive(Debug, Clone, Default)]
 pub struct Status {
-    /// How it stands.
+    /// The state of the token.
     pub state: State,
     /// When the token ends.
     pub expires: Option<Instant>,
@@ -30,7 +30,7 @@ impl Status {
     }
 }
 
-/// How the actor stands.
+/// The state of the token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
     /// There is no token, and none was asked for.

@@ -10,7 +10,7 @@ use std::{
 
 use slog::{o, warn};
 
-use super::{Common, Desk, Sample, now_ms};
+use super::{Common, ListenerStats, Sample, now_ms};
 use crate::{
     collector::{Frame as MetricRows, MetricFrame},
     core::{
@@ -41,7 +41,7 @@ const ROW_BUFFERS_KEPT: usize = 4;
 /// A row buffer that is larger than this is given back, in bytes.
 const ROW_BUFFER_BYTES_MAX: usize = 2 * HAND_OFF_BYTES;
 
-/// What is said of an item with an object in it.
+/// The advice in the log for an item with an object in it.
 const ITEM_CLASS_ADVICE: &str = "an object (Decimal, datetime, numpy.float64) stands where a number or a name should: what \
                                  it is worth only its code could tell, and none is run; let the sender write \
                                  float(value)";
@@ -60,30 +60,31 @@ enum Stopped {
     Full,
 }
 
-/// What one sender's frames become.
+/// Takes the frames of one sender, and makes rows of them until it hands them to the collector.
 pub(super) struct Intake<'a> {
-    desk: &'a Desk,
+    stats: &'a ListenerStats,
     common: &'a Common,
-    /// As it is now: it may change while the connection is open.
+    /// The encoder of the rows so far: a reload may change it while the connection is open.
     encoder: Arc<Encoder>,
-    /// Shared with the collector while it takes them; ours again afterwards, so that its memory is used again.
+    /// The rows that the collector was handed last: shared while it takes them, and afterwards ours, so that their memory is used
+    /// again.
     frame: Arc<MetricRows>,
     rows: Rows,
     decoded: Decoded,
-    /// Whose the next rows are, and how many rows so far were counted as somebody's.
+    /// The sender of the next rows, and how many of the rows so far were counted as a sender's.
     sender: Sender,
     counted: u64,
-    /// The first of each reason that was skipped since the last hand-off: all of them would cost too much.
+    /// The first sample of each reason since the last hand-off: to keep all of them would cost too much.
     skipped: Vec<(Skipped, Sample)>,
     now_ms: i64,
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(desk: &'a Desk, common: &'a Common, sender: Sender) -> Self {
+    pub(super) fn new(stats: &'a ListenerStats, common: &'a Common, sender: Sender) -> Self {
         let encoder = common.live.borrow().encoder.clone();
         let frame = Arc::default();
         Self {
-            desk,
+            stats,
             common,
             encoder,
             frame,
@@ -96,7 +97,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// What is taken from now on is another sender's.
+    /// Counts what is taken from now on as `sender`'s.
     pub(super) fn comes_from(&mut self, sender: Sender) {
         if sender != self.sender {
             self.count_sender();
@@ -217,7 +218,7 @@ impl<'a> Intake<'a> {
     where
         'a: 'p,
     {
-        Whence { time_ms: self.now_ms, endpoint: &self.desk.endpoint, protocol, peer }
+        Whence { time_ms: self.now_ms, endpoint: &self.stats.endpoint, protocol, peer }
     }
 
     /// Hands all rows so far to the collector, and waits until it has them.
@@ -226,13 +227,13 @@ impl<'a> Intake<'a> {
         self.counted = 0;
         let decoded = std::mem::take(&mut self.decoded);
         if decoded != Decoded::default() {
-            self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
-            self.desk.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
+            self.stats.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
+            self.stats.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            self.desk.note_skipped(reason, count, sample);
+            self.stats.note_skipped(reason, count, sample);
         }
         if self.rows.is_empty() {
             self.release();
@@ -252,7 +253,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Leaves the memory of no rows to whoever has some next.
+    /// Leaves the memory of the row buffer, if it is empty, to the next connection that has rows.
     fn release(&mut self) {
         let buffer = std::mem::take(&mut self.rows.text);
         if (1..=ROW_BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
@@ -266,7 +267,7 @@ impl<'a> Intake<'a> {
 
     /// Counts malformed input, and says it at a bounded rate.
     pub(super) fn malformed(&self, reason: Reason, sample: &[u8], peer: &dyn Display) {
-        let whence = self.whence(self.desk.protocol, peer);
+        let whence = self.whence(self.stats.protocol, peer);
         self.count_malformed(reason, sample, whence, &mut self.common.taps.look());
     }
 
@@ -282,7 +283,7 @@ impl<'a> Intake<'a> {
         if let Some(look) = look {
             look.malformed(whence, reason, sample);
         }
-        if let Some(unsaid) = self.desk.note_malformed(reason, peer, sample) {
+        if let Some(unsaid) = self.stats.note_malformed(reason, peer, sample) {
             let log = match reason {
                 Reason::ProxyHeader => &self.common.log.new(o!("cause" => PROXY_ADVICE)),
                 Reason::ItemClass => &self.common.log.new(o!("cause" => ITEM_CLASS_ADVICE)),

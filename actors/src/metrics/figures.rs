@@ -23,7 +23,7 @@ use crate::expiry::Expiry;
 /// What the names of all but the process's own figures begin with.
 const PREFIX: &str = "blueflood_forward_";
 
-/// One figure.
+/// A figure, with all that its shows need.
 struct Figure {
     /// Its name in `/metrics`, without the prefix. A counter ends in `_total`, and nothing else does.
     name: &'static str,
@@ -33,13 +33,14 @@ struct Figure {
     read: fn(&View) -> Read,
 }
 
-/// What a figure is now.
+/// The value of a figure.
 enum Read {
     One(f64),
     /// By the value of a label.
     By(&'static str, Vec<(String, f64)>),
+    /// A histogram.
     Spread(Histogram),
-    /// There is none here.
+    /// There is no such figure here: no Keystone, say.
     None,
 }
 
@@ -81,7 +82,7 @@ fn seconds(ms: Option<u64>) -> u64 {
     ms.unwrap_or(0) / 1_000
 }
 
-/// All figures.
+/// The table. To add a figure, add one entry.
 const TABLE: &[Figure] = &[
     figure("verdict", "1 for what the verdict is: well, losing, keeping or wrong.", |view| {
         let is = |condition: Condition| f64::from(u8::from(condition == view.health.condition));

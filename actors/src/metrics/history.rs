@@ -26,7 +26,7 @@ const MINUTES: usize = 1_440;
 /// [`Condition::ALL`]: of a minute the worst.
 pub type Point = [u64; 5];
 
-/// What is remembered.
+/// A copy of the history.
 #[derive(Debug)]
 pub struct Past {
     /// The last quarter of an hour, by second.
@@ -50,7 +50,7 @@ impl History {
         self.reload_failed.store(!succeeded, Ordering::Relaxed);
     }
 
-    /// What the verdict remembers.
+    /// Uses what the verdict remembers of earlier figures.
     pub(super) fn watch<T>(&self, look: impl FnOnce(&mut Watch) -> T) -> T {
         look(&mut self.watch.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View, figures};
+use super::{HistoryOf, Metrics, SharedSources, Snapshot, View, figures};
 use crate::tap;
 
 /// How long a request for figures may take to arrive.
@@ -48,15 +48,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 struct Shared {
     metrics: Addr<Metrics>,
     loopback_only: bool,
-    board: Board,
+    sources: SharedSources,
     streams: Arc<AtomicUsize>,
 }
 
 /// A server on a bound port; it lives as long as it is polled.
-pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) -> std::io::Result<Server> {
+pub(super) fn server(
+    socket: TcpListener,
+    metrics: Addr<Metrics>,
+    sources: SharedSources,
+) -> std::io::Result<Server> {
     let loopback_only = socket.local_addr()?.ip().is_loopback();
-    let taps = Data::new(board.read().taps.clone());
-    let shared = Data::new(Shared { metrics, loopback_only, board, streams: Arc::default() });
+    let taps = Data::new(sources.read().taps.clone());
+    let shared = Data::new(Shared { metrics, loopback_only, sources, streams: Arc::default() });
     let app = move || {
         let headers = DefaultHeaders::new()
             .add(("Content-Security-Policy", POLICY))
@@ -189,7 +193,7 @@ fn judgement(wrong: Vec<String>) -> HttpResponse {
 }
 
 async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "settings": shared.board.read().settings }))
+    HttpResponse::Ok().json(json!({ "settings": shared.sources.read().settings }))
 }
 
 async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {

@@ -22,7 +22,7 @@ use crate::{
     core::verdict::{Condition, Health, Known},
     expiry::Expiry,
     forwarder, keystone_auth,
-    listener::{Desk, SharedSenders},
+    listener::{ListenerStats, SharedSenders},
     spool::Spool,
     supervisor::Vitals,
     tap::Taps,
@@ -31,26 +31,26 @@ use crate::{
 /// Rates are averaged over so long at least, and over two send intervals.
 const RATES_OVER_MIN: Duration = Duration::from_secs(60);
 
-/// Everything that is looked at.
+/// What the actors share with whoever shows their figures.
 #[derive(Clone)]
 pub struct Sources {
     /// The spool, and with it the ledger.
     pub spool: Spool,
-    /// The forwarder.
+    /// The status of the forwarder.
     pub forwarder: forwarder::SharedStatus,
-    /// Who reads back what Blueflood acknowledged.
+    /// The status of the confirmer.
     pub confirming: confirmer::Shared,
-    /// Keystone's actor, if there is one.
+    /// The status of Keystone's actor, if there is one.
     pub keystone: Option<keystone_auth::SharedStatus>,
-    /// The listeners.
-    pub listeners: Vec<Arc<Desk>>,
-    /// Who looks on while datapoints pass.
+    /// The stats of each listener.
+    pub listeners: Vec<Arc<ListenerStats>>,
+    /// The open taps.
     pub taps: Taps,
-    /// Who sends most.
+    /// The senders that send most.
     pub senders: SharedSenders,
     /// When the certificates end that are used on the way out.
     pub expiries: Vec<Expiry>,
-    /// The actors.
+    /// The restarts of each actor, and whether it answers.
     pub vitals: Vec<Arc<Vitals>>,
     /// Log records that were lost.
     pub log_records_lost: Arc<AtomicU64>,
@@ -64,25 +64,25 @@ pub struct Sources {
     pub settings: serde_json::Value,
     /// Where this daemon is, and where it delivers to.
     pub place: Place,
-    /// What of the settings the verdict needs.
+    /// The settings that the verdict needs.
     pub known: Known,
-    /// The last minutes; it outlives the incarnations.
+    /// The figures of the last minutes. They outlive the incarnations of the actor.
     pub history: History,
     /// Its own figures as metrics, and how often, if they are wanted.
     pub own: Option<(OwnMetrics, Duration)>,
 }
 
-/// The [`Sources`] that are looked at now: a reload changes them, and no page is cut for it.
+/// The [`Sources`] that are shown now. A reload changes them, and no open page is cut for it.
 #[derive(Clone)]
-pub struct Board(Arc<RwLock<Sources>>);
+pub struct SharedSources(Arc<RwLock<Sources>>);
 
-impl Board {
-    /// A board that shows `sources`.
+impl SharedSources {
+    /// Shows `sources`, until others are to be shown.
     pub fn new(sources: Sources) -> Self {
         Self(Arc::new(RwLock::new(sources)))
     }
 
-    /// Shows others from now on.
+    /// Shows other sources from now on.
     pub fn show(&self, sources: Sources) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
@@ -120,7 +120,7 @@ impl Board {
             keystone: keystone
                 .as_ref()
                 .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
-            listeners: listeners.iter().map(|desk| view::Listener::of(desk)).collect(),
+            listeners: listeners.iter().map(|stats| view::Listener::of(stats)).collect(),
             actors: vitals.iter().map(|vitals| view::ActorState::of(vitals)).collect(),
             log_records_lost: log_records_lost.load(Ordering::Relaxed),
             uptime: started.elapsed(),
@@ -130,7 +130,7 @@ impl Board {
             senders: senders.snapshot(),
             expiries: listeners
                 .iter()
-                .flat_map(|desk| desk.expiries())
+                .flat_map(|stats| stats.expiries())
                 .chain(expiries.iter().cloned())
                 .collect(),
             now_ms: view::time_ms(SystemTime::now()),
@@ -144,7 +144,7 @@ impl Board {
     }
 }
 
-/// Stands in a view until it is judged.
+/// The health of a view that is not judged yet: the verdict looks at all other figures first.
 const NOT_JUDGED: Health = Health {
     condition: Condition::Well,
     since_ms: 0,

@@ -32,7 +32,7 @@ pub struct View {
     pub(super) taps: usize,
     pub(super) senders: Senders,
     pub(super) expiries: Vec<Expiry>,
-    /// When these are the figures of, in milliseconds since 1970.
+    /// The instant of these figures, in milliseconds since 1970.
     pub(super) now_ms: u64,
     pub(super) place: Place,
     pub(super) health: Health,
@@ -44,11 +44,11 @@ pub struct View {
 /// Datapoints a second, averaged.
 #[derive(Debug, Clone, Copy)]
 pub struct Rates {
-    /// Over how long.
+    /// The span that they are averaged over.
     pub over: Duration,
-    /// Received.
+    /// Datapoints received a second.
     pub received: f64,
-    /// Delivered.
+    /// Datapoints delivered a second.
     pub delivered: f64,
 }
 
@@ -67,7 +67,7 @@ pub struct Place {
     pub interval: Duration,
 }
 
-/// One endpoint.
+/// The figures of one endpoint.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
     pub(super) endpoint: String,
@@ -82,22 +82,22 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn of(desk: &listener::Desk) -> Self {
+    pub(super) fn of(stats: &listener::ListenerStats) -> Self {
         Self {
-            endpoint: desk.endpoint.clone(),
-            protocol: desk.protocol.to_string(),
-            connections: desk.connections.load(Ordering::Relaxed),
-            accepted: desk.accepted.load(Ordering::Relaxed),
-            datapoints: desk.datapoints.load(Ordering::Relaxed),
-            last_received_ms: Some(desk.last_received_ms.load(Ordering::Relaxed)).filter(|&at| at > 0),
-            kernel_drops: desk.kernel_drops.load(Ordering::Relaxed),
-            malformed: desk.malformed(),
-            skipped: desk.skipped(),
+            endpoint: stats.endpoint.clone(),
+            protocol: stats.protocol.to_string(),
+            connections: stats.connections.load(Ordering::Relaxed),
+            accepted: stats.accepted.load(Ordering::Relaxed),
+            datapoints: stats.datapoints.load(Ordering::Relaxed),
+            last_received_ms: Some(stats.last_received_ms.load(Ordering::Relaxed)).filter(|&at| at > 0),
+            kernel_drops: stats.kernel_drops.load(Ordering::Relaxed),
+            malformed: stats.malformed(),
+            skipped: stats.skipped(),
         }
     }
 }
 
-/// One actor.
+/// The state of one actor.
 #[derive(Debug, Clone)]
 pub(super) struct ActorState {
     pub(super) name: String,
@@ -117,12 +117,12 @@ impl View {
         self.actors.iter().all(|actor| actor.stuck_for.is_none())
     }
 
-    /// Where every datapoint is.
+    /// The ledger: where every datapoint is.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The verdict.
+    /// The verdict on these figures.
     pub fn health(&self) -> &Health {
         &self.health
     }

@@ -41,7 +41,7 @@ impl Bucket {
     }
 }
 
-/// 584 years fit.
+/// A span in nanoseconds: 584 years fit.
 pub(super) fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -19,7 +19,7 @@ const COUNTS_EVERY: Duration = Duration::from_millis(250);
 /// Lines that are written at once, at most.
 const LINES_AT_ONCE: usize = 100;
 
-/// What is asked for.
+/// The query of a request.
 #[derive(Deserialize)]
 pub(crate) struct Asked {
     /// A glob that names must match.
@@ -28,7 +28,7 @@ pub(crate) struct Asked {
     limit: Option<u64>,
 }
 
-/// Opens a tap.
+/// Opens a tap, and streams its lines.
 pub(crate) async fn tap(taps: Data<Taps>, asked: Query<Asked>) -> HttpResponse {
     let glob = match asked.r#match.as_deref().map(Glob::new).transpose() {
         Ok(glob) => glob,

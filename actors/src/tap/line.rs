@@ -22,14 +22,14 @@ const PEER_BYTES_SHOWN: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Line {
-    /// A datapoint passes.
+    /// A datapoint that passes.
     Datapoint {
         /// Where it comes from.
         #[serde(flatten)]
         origin: Origin,
         /// Its name as it was sent: printable, and cut.
         name: String,
-        /// Its value.
+        /// Its value, which is finite.
         value: f64,
         /// Its time as it was sent, in seconds since 1970; -1 is now.
         timestamp: f64,
@@ -59,9 +59,9 @@ pub struct Bad {
 pub struct Origin {
     /// When, in milliseconds since 1970.
     pub time_ms: i64,
-    /// On which endpoint.
+    /// The endpoint that it came by.
     pub endpoint: String,
-    /// What is spoken there.
+    /// The protocol of the frame.
     pub protocol: String,
     /// Who sent it.
     pub peer: String,
@@ -84,14 +84,14 @@ pub struct Counts {
     pub bad_shown: u64,
 }
 
-/// Where a frame comes from, in whoever's hand it is.
+/// Where a frame comes from, as it is known while the frame is decoded.
 #[derive(Clone, Copy)]
 pub(crate) struct Whence<'a> {
     /// When it came, in milliseconds since 1970.
     pub time_ms: i64,
-    /// The endpoint.
+    /// The endpoint that it came by.
     pub endpoint: &'a str,
-    /// What is spoken there.
+    /// The protocol of the frame.
     pub protocol: Protocol,
     /// Who sent it.
     pub peer: &'a dyn Display,
@@ -121,7 +121,7 @@ impl Line {
         Self::Skipped(Bad { origin, reason, sample: skipped_sample(datapoint) })
     }
 
-    /// Something malformed.
+    /// Something that never became a datapoint.
     pub(super) fn malformed(whence: Whence<'_>, reason: Reason, sample: &[u8]) -> Self {
         let (origin, reason) = (whence.origin(), reason.label().to_owned());
         Self::Malformed(Bad { origin, reason, sample: printable(sample, NAME_BYTES_SHOWN) })
