@@ -29,7 +29,7 @@
 //! | [`tap`] | who looks on while datapoints pass: `GET /tap`, its globs, its lines and its bounds |
 //! | [`metrics`] | the local HTTP port, and the view of all counters |
 //! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
-//! | [`faults`] | the places where tests make an actor die |
+//! | `faults` | the places where tests make an actor die |
 
 pub mod collector;
 pub mod confirmer;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`endpoint`], `networks` | where senders connect, written as text; whose addresses may |
 //! | [`framing`], `greeting` | where a frame ends on a connection; senders that speak something else |
-//! | [`protocol`], [`line`], [`pickle`], [`number`] | the protocols, from the bytes of a frame to datapoints |
+//! | [`protocol`], [`line`](mod@line), [`pickle`], [`number`] | the protocols, from the bytes of a frame to datapoints |
 //! | [`datapoint`] | a datapoint, what yields them, and the reasons why bytes are none |
 //! | [`row`] | a datapoint encoded as Blueflood stores it, or the reason why it is skipped |
 //! | [`chunk`] | rows sealed once, as they lie in the spool |

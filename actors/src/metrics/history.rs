@@ -23,7 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MINUTES: usize = 1_440;
 
 /// The time in milliseconds since 1970; then received, delivered and buffered; and the condition by its place in
-/// [`Condition::ALL`]: of a minute the worst.
+/// [`crate::core::verdict::Condition::ALL`]: of a minute the worst.
 pub type Point = [u64; 5];
 
 /// A copy of the history.
