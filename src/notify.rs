@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actors::core::ledger::sum;
 use actors::core::printable::printable;
-use actors::metrics::{Board, View};
+use actors::metrics::{SharedSources, View};
 use sd_notify::NotifyState::{self, ExtendTimeoutUsec, Ready, Status, Stopping, Watchdog};
 use slog::{Logger, warn};
 
@@ -32,12 +32,12 @@ pub struct Notifier {
 
 impl Notifier {
     /// Says that the daemon is ready, and goes on telling; nothing, if no service manager asked for it.
-    pub fn start(board: Board, log: &Logger) -> Option<Self> {
+    pub fn start(sources: SharedSources, log: &Logger) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty())?;
         let watchdog = sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero());
         let (stopping, told_to_stop) = channel();
         let (end, ended) = channel();
-        let teller = Teller { board, watchdog, log: log.clone(), failing: false };
+        let teller = Teller { sources, watchdog, log: log.clone(), failing: false };
         let started = thread::Builder::new().name("notify".to_owned()).spawn(move || {
             teller.run(&told_to_stop);
             drop(end);
@@ -82,7 +82,7 @@ impl Drop for Notifier {
 /// What the thread has.
 struct Teller {
     /// Looked at anew each time: a reload makes other actors, and those that are gone no longer answer.
-    board: Board,
+    sources: SharedSources,
     watchdog: Option<Duration>,
     log: Logger,
     failing: bool,
@@ -106,7 +106,7 @@ impl Teller {
     }
 
     fn tell_of_state(&mut self, deadline: Option<Instant>) {
-        let view = self.board.view();
+        let view = self.sources.view();
         let status = status(&view);
         let mut state = vec![Status(&status)];
         // While it stops, actors end one after the other: then the deadline alone says what is too long.

@@ -1,13 +1,13 @@
 //! Owns the places where tests can make an actor die or hang in the middle of its work, and the way to tell any
 //! actor to end. Without the feature `faults`, which release builds do not have, there are none.
 
-/// A place that a test may have chosen for a fault.
+/// A place where a test can have a panic or a hang. Without the feature it is nothing.
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub fn point(_place: &'static str) {}
 
 #[cfg(feature = "faults")]
-pub use with_faults::{arm, end, point, register};
+pub use with_faults::{Fault, arm, end, point, register};
 
 #[cfg(feature = "faults")]
 mod with_faults {
@@ -19,7 +19,17 @@ mod with_faults {
         time::Duration,
     };
 
-    use crate::supervisor::Fault;
+    use actix::Message;
+
+    /// How a test ends an actor.
+    #[derive(Message, Debug, Clone, Copy)]
+    #[rtype(result = "()")]
+    pub enum Fault {
+        /// Panic while handling a message.
+        Panic,
+        /// Stop, as an actor does that wants a fresh start.
+        Stop,
+    }
 
     type End = Box<dyn Fn(Fault) + Send>;
 
@@ -47,7 +57,7 @@ mod with_faults {
         ARMED.store(true, Ordering::Release);
     }
 
-    /// A place that a test may have chosen for a fault.
+    /// A place where a test can have a panic or a hang.
     #[expect(clippy::panic, reason = "what a test asked for")]
     pub fn point(place: &'static str) {
         if !ARMED.load(Ordering::Acquire) {

@@ -30,16 +30,16 @@
 //! | [`keystone_auth`] | the credentials, the token, the one renewal in flight |
 //! | [`tls`] | whom we trust on the way out, and who we are there |
 //! | [`expiry`] | when the certificates end that settings name |
-//! | [`tap`] | who looks on while datapoints pass |
+//! | [`tap`] | who looks on while datapoints pass: `GET /tap`, its globs, its lines and its bounds |
 //! | [`metrics`] | the local HTTP port, and the view of all counters |
 //! | [`supervisor`] | the life of the actors: started again on a stop and on a panic |
-//! | [`faults`] | the places where tests make an actor die |
+//! | `faults` | the places where tests make an actor die |
 
 pub mod collector;
 pub mod confirmer;
 pub mod core;
 pub mod expiry;
-pub mod faults;
+pub(crate) mod faults;
 pub mod forwarder;
 pub mod http_client;
 pub mod keystone_auth;

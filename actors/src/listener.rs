@@ -1,5 +1,5 @@
-//! Owns one endpoint: a bound socket, its accept loop and its connection permits. It never decodes on its own
-//! thread's behalf: a task per connection does (`connection`), on one of the decoding arbiters.
+//! Owns one endpoint: a bound socket, its accept loop and its connection permits. It never decodes: a task for each
+//! connection does (`connection`), on one of the decoding arbiters.
 //!
 //! A connection outlives the incarnation of the listener that accepted it.
 
@@ -38,32 +38,31 @@ use crate::{
         protocol::Protocol,
         row::{Encoder, Skipped},
         senders::{Sender, Senders},
-        tap::Whence,
     },
     expiry::Expiry,
     faults,
     spool::SharedLedger,
     supervisor::{Lifeline, Link, supervised},
-    tap::Taps,
+    tap::{Taps, Whence},
 };
 
-/// Bytes that all connections of the daemon may hold undecoded, together. Who needs more is cut off: a thousand
+/// Bytes that all connections of the daemon may hold undecoded, together. A connection that needs more is cut off: a thousand
 /// senders that each stop in the middle of a frame of 1 MiB must not cost a gigabyte.
 pub const UNDECODED_BYTES_MAX: usize = 64 << 20;
 
 /// How long to wait after a failed accept: usually the process is out of file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// While the daemon stops, nobody waits to be accepted if nobody was for so long.
+/// While the daemon stops: if nobody came for so long, nobody waits to be accepted.
 const ACCEPT_AT_STOP: Duration = Duration::from_millis(50);
 
 /// While the daemon stops, senders are accepted for so long at most, however many come.
 const ACCEPT_AT_STOP_MAX: Duration = Duration::from_secs(2);
 
-/// How often it is said that senders can't be accepted, for one endpoint.
+/// How often the log says of one endpoint that senders can't be accepted.
 const SAY_WAITING_EVERY: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether a unix socket's file is still there.
+/// How often we look whether a unix socket's file is still there.
 const LOOK_AT_FILE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the files of an endpoint's certificate are looked at when nobody connects. A test has no minute to wait.
@@ -73,37 +72,37 @@ const LOOK_AT_CERTIFICATE_EVERY: Duration =
 /// How long a sender over TLS may take to hear that its connection ends.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
-/// How often one reason of malformed input is said in the log, for one endpoint.
+/// How often the log says one reason of malformed input, for one endpoint.
 const SAY_MALFORMED_EVERY: Duration = Duration::from_secs(10);
 
 /// What is said of a sender outside the networks of its endpoint.
 const NOT_ALLOWED: &str = "it is in none of the networks that allow= names";
 
-/// What may change while connections are open.
+/// The settings that may change while connections are open.
 #[derive(Debug, Clone)]
 pub struct Live {
-    /// What makes rows.
+    /// The encoder, which makes rows of datapoints.
     pub encoder: Arc<Encoder>,
-    /// How long a sender may be silent.
+    /// How long a sender may be silent before its connection is closed.
     pub idle_timeout: Duration,
 }
 
 /// What all listeners share.
 #[derive(Clone)]
 pub struct Common {
-    /// Where frames go.
+    /// The collector, which takes the rows.
     pub collector: Link<MetricFrame>,
-    /// What may change while connections are open.
+    /// The settings that may change while connections are open.
     pub live: watch::Receiver<Live>,
-    /// Where everything is counted.
+    /// The ledger, in which every datapoint is counted.
     pub ledger: SharedLedger,
-    /// Who looks on.
+    /// The open taps.
     pub taps: Taps,
-    /// Who sends most.
+    /// The senders that send most.
     pub senders: SharedSenders,
-    /// Becomes true when the daemon stops: accept no more, read what the sockets already hold, close.
+    /// Becomes true when the daemon stops, or this endpoint goes: accept no more, read what the sockets already hold, close.
     pub stop: watch::Receiver<bool>,
-    /// Becomes true when the daemon stops, and not when only an endpoint goes.
+    /// Becomes true only when the daemon stops.
     pub ending: watch::Receiver<bool>,
     /// Connections that may be open at once, over all endpoints.
     pub permits: Arc<Semaphore>,
@@ -111,13 +110,13 @@ pub struct Common {
     pub undecoded_bytes: Arc<AtomicUsize>,
     /// Everything that still reads a socket: the stop waits for it.
     pub readers: TaskTracker,
-    /// Where connections are decoded.
+    /// The threads that decode, one after the other for each new connection.
     pub arbiters: Arc<Vec<ArbiterHandle>>,
-    /// Where things are said.
+    /// The log.
     pub log: Logger,
 }
 
-/// Who sends most, shared by all who count: locked for one count at a time.
+/// The senders that send most, shared by all connections: locked for one count at a time.
 #[derive(Debug, Clone, Default)]
 pub struct SharedSenders(Arc<Mutex<Senders>>);
 
@@ -126,30 +125,30 @@ impl SharedSenders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).count(sender, datapoints);
     }
 
-    /// They, as they are at this instant.
+    /// A copy of them at this instant.
     pub fn snapshot(&self) -> Senders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// What a listener looks like from outside.
+/// What a listener shows: its endpoint, its counters, and the last input that it could not forward.
 #[derive(Debug)]
-pub struct Desk {
+pub struct ListenerStats {
     /// The endpoint, with the port that it really has.
     pub endpoint: String,
-    /// What is spoken on it.
+    /// The protocol of its senders.
     pub protocol: Protocol,
-    /// Who may send here.
+    /// The networks whose senders may send here.
     pub allow: Networks,
-    /// Connections open now.
+    /// Connections that are open now.
     pub connections: AtomicUsize,
-    /// Connections ever accepted.
+    /// Connections that were accepted since the start.
     pub accepted: AtomicU64,
-    /// Datapoints decoded.
+    /// Datapoints that became rows.
     pub datapoints: AtomicU64,
     /// When the last datapoint came, in milliseconds since 1970; 0 if none did.
     pub last_received_ms: AtomicU64,
-    /// Datagrams that the kernel dropped since nobody had read them; where Linux tells.
+    /// Datagrams that the kernel dropped because its buffer was full before we read them; 0 where Linux does not tell.
     pub kernel_drops: AtomicU64,
     identity: Option<Arc<Identity>>,
     malformed: Mutex<BTreeMap<Reason, Malformed>>,
@@ -168,11 +167,11 @@ pub struct Noted {
 /// A sample of input that is not forwarded.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// Who sent it.
+    /// The address of its sender.
     pub peer: String,
-    /// How it began, escaped and cut.
+    /// Its first bytes, escaped.
     pub text: String,
-    /// When it came.
+    /// When it was received.
     pub at: SystemTime,
 }
 
@@ -184,7 +183,7 @@ struct Malformed {
     unsaid: u64,
 }
 
-impl Desk {
+impl ListenerStats {
     /// When the certificates of its endpoint end.
     pub fn expiries(&self) -> Vec<Expiry> {
         self.identity.as_ref().map_or_else(Vec::new, |identity| identity.expiries())
@@ -238,25 +237,31 @@ impl Desk {
     }
 }
 
-/// The actor.
+/// The actor of one endpoint. It only accepts; what was accepted outlives it.
 pub struct Listener {
-    _line: Lifeline,
+    _lifeline: Lifeline,
     socket: Arc<Bound>,
-    /// Whether the socket is ours to shut: one that systemd passed is not.
+    /// Whether the socket may be shut at the stop: one that systemd passed goes on to the next daemon.
     ours: bool,
-    desk: Arc<Desk>,
+    stats: Arc<ListenerStats>,
     common: Common,
 }
 
 impl Listener {
     /// A listener on a socket that is bound already, for it outlives the incarnations.
-    pub fn new(line: Lifeline, socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common) -> Self {
-        Self { _line: line, socket, ours, desk, common }
+    pub fn new(
+        lifeline: Lifeline,
+        socket: Arc<Bound>,
+        ours: bool,
+        stats: Arc<ListenerStats>,
+        common: Common,
+    ) -> Self {
+        Self { _lifeline: lifeline, socket, ours, stats, common }
     }
 
-    /// What a listener on `socket` looks like from outside.
-    pub fn desk(socket: &Bound, protocol: Protocol, allow: Networks) -> Arc<Desk> {
-        Arc::new(Desk {
+    /// The stats of a listener on `socket`, all 0.
+    pub fn stats(socket: &Bound, protocol: Protocol, allow: Networks) -> Arc<ListenerStats> {
+        Arc::new(ListenerStats {
             endpoint: socket.to_string(),
             protocol,
             allow,
@@ -277,32 +282,32 @@ impl Actor for Listener {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         let common = Common {
-            log: self.common.log.new(o!("endpoint" => self.desk.endpoint.clone())),
+            log: self.common.log.new(o!("endpoint" => self.stats.endpoint.clone())),
             ..self.common.clone()
         };
         if let Some(identity) = self.socket.identity().cloned() {
             let log = common.log.clone();
-            // Senders may stay for weeks, and none would come for whom the files are looked at.
+            // Senders may stay connected for weeks. Without a new one nobody would look at the files.
             ctx.run_interval(LOOK_AT_CERTIFICATE_EVERY, move |listener, ctx| {
                 let (identity, log) = (identity.clone(), log.clone());
                 ctx.spawn(async move { drop(identity.config(&log).await) }.into_actor(listener));
             });
         }
-        ctx.spawn(listen(self.socket.clone(), self.ours, self.desk.clone(), common).into_actor(self));
+        ctx.spawn(listen(self.socket.clone(), self.ours, self.stats.clone(), common).into_actor(self));
     }
 }
 
 supervised!(Listener);
 
-async fn listen(socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common) {
+async fn listen(socket: Arc<Bound>, ours: bool, stats: Arc<ListenerStats>, common: Common) {
     if let Bound::Udp(socket) = &*socket {
         let _reader = common.readers.token();
-        return datagrams::receive(socket, &desk, common).await;
+        return datagrams::receive(socket, &stats, common).await;
     }
     match socket.acceptor() {
         Ok(acceptor) => {
             let ending = common.ending.clone();
-            accept(&socket, acceptor, &desk, common).await;
+            accept(&socket, acceptor, &stats, common).await;
             if ours && *ending.borrow() {
                 // Who connects from now on is refused, and so knows that nothing was taken.
                 socket.shut();
@@ -312,7 +317,7 @@ async fn listen(socket: Arc<Bound>, ours: bool, desk: Arc<Desk>, common: Common)
     }
 }
 
-/// Something that is said now and then, however often it is so.
+/// Something that is said in the log now and then, however often it happens.
 #[derive(Default)]
 struct Seldom {
     said: Option<Instant>,
@@ -320,7 +325,7 @@ struct Seldom {
 }
 
 impl Seldom {
-    /// How often it was not said, if it is time to say it.
+    /// How often it happened unsaid, if it is time to say it.
     fn due(&mut self) -> Option<u64> {
         if self.said.is_some_and(|at| at.elapsed() < SAY_WAITING_EVERY) {
             self.unsaid = self.unsaid.saturating_add(1);
@@ -331,16 +336,16 @@ impl Seldom {
     }
 }
 
-async fn accept(socket: &Bound, mut acceptor: Acceptor, desk: &Arc<Desk>, common: Common) {
+async fn accept(socket: &Bound, mut acceptor: Acceptor, stats: &Arc<ListenerStats>, common: Common) {
     let (mut full, mut failing, mut file) = (Seldom::default(), Seldom::default(), FileWatch::default());
     let mut stop = common.stop.clone();
-    // The stop waits for this loop too: whoever the kernel has let in may have sent and closed since, and nobody
-    // would tell it of a loss.
+    // The stop waits for this loop too: a sender that the kernel has let in may have sent and closed since. It would not
+    // learn that this was lost.
     let _reader = common.readers.token();
     let mut accept_until = None;
     let mut next_arbiter = common.arbiters.iter().cycle();
     loop {
-        // Who comes when all permits are taken waits in the kernel's backlog: nothing it sends is lost.
+        // A sender that comes when all permits are taken waits in the kernel's backlog: nothing it sends is lost.
         let permit = match common.permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
@@ -358,7 +363,7 @@ async fn accept(socket: &Bound, mut acceptor: Acceptor, desk: &Arc<Desk>, common
             accepted = acceptor.accept() => accepted,
             () = stopped(&mut stop, &mut accept_until) => return,
             reached = file.lost(socket) => match acceptor.accept().now_or_never() {
-                // Who came before it was lost is let in first.
+                // A sender that came before the file was lost is let in first.
                 Some(accepted) => accepted,
                 None => {
                     if let Some(anew) = file.mend(socket, reached, &common.log) {
@@ -370,27 +375,27 @@ async fn accept(socket: &Bound, mut acceptor: Acceptor, desk: &Arc<Desk>, common
         };
         match accepted {
             Ok((stream, peer)) => {
-                desk.accepted.fetch_add(1, Ordering::Relaxed);
+                stats.accepted.fetch_add(1, Ordering::Relaxed);
                 if let Peer::At(address) = peer
-                    && !desk.allow.allow(address.ip())
+                    && !stats.allow.allow(address.ip())
                 {
-                    desk.turn_away(&common, Reason::NotAllowed, &peer, b"", NOT_ALLOWED);
+                    stats.turn_away(&common, Reason::NotAllowed, &peer, b"", NOT_ALLOWED);
                     continue;
                 }
-                let (desk, common) = (desk.clone(), common.clone());
+                let (stats, common) = (stats.clone(), common.clone());
                 let Some(arbiter) = next_arbiter.next() else { return };
                 let reader = common.readers.token();
                 arbiter.spawn_fn(move || {
                     actix_rt::spawn(async move {
-                        desk.connections.fetch_add(1, Ordering::Relaxed);
-                        if let Err(error) = serve(stream, peer, &desk, &common).await {
+                        stats.connections.fetch_add(1, Ordering::Relaxed);
+                        if let Err(error) = serve(stream, peer, &stats, &common).await {
                             info!(common.log, "a connection failed"; "error" => %error);
                         }
-                        desk.connections.fetch_sub(1, Ordering::Relaxed);
+                        stats.connections.fetch_sub(1, Ordering::Relaxed);
                         drop((permit, reader));
                     });
                 });
-                // Not before: whoever was let in, and served by nobody, would lose what it has already sent.
+                // Not before the spawn: a sender that was accepted, and is served by nobody, loses what it has sent.
                 faults::point("listener.accepted");
             }
             Err(error) => {
@@ -403,10 +408,10 @@ async fn accept(socket: &Bound, mut acceptor: Acceptor, desk: &Arc<Desk>, common
     }
 }
 
-/// Looks after the file of a unix socket. Taken away, nobody could connect any more, and nobody would tell.
+/// Looks after the file of a unix socket. If it is taken away, nobody can connect any more, and no error tells us.
 #[derive(Default)]
 struct FileWatch {
-    /// What was said of it, so that it is not said again.
+    /// The state that the log was told last, so that it is not told twice.
     said: Option<Reached>,
 }
 
@@ -467,11 +472,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>, accept_until: &mut Option<Ins
     }
 }
 
-async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) -> io::Result<()> {
+async fn serve(stream: Accepted, peer: Peer, stats: &Arc<ListenerStats>, common: &Common) -> io::Result<()> {
     match stream {
         Accepted::Tcp(stream) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
-            connection::serve(stream, peer, desk, common).await
+            connection::serve(stream, peer, stats, common).await
         }
         Accepted::Tls(stream, identity) => {
             let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -479,11 +484,11 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
                 Ok(Some(stream)) => stream,
                 Ok(None) => return Ok(()),
                 Err(tls::Failed { cause, sample }) => {
-                    desk.turn_away(common, Reason::TlsHandshake, &peer, &sample, &cause);
+                    stats.turn_away(common, Reason::TlsHandshake, &peer, &sample, &cause);
                     return Ok(());
                 }
             };
-            let served = connection::serve(&mut stream, peer, desk, common).await;
+            let served = connection::serve(&mut stream, peer, stats, common).await;
             // Who waits for TLS's own goodbye would take a bare end for an error. Who has gone does not hear it.
             let _ = tokio::time::timeout(GOODBYE_MAX, stream.shutdown()).await;
             match served {
@@ -494,7 +499,7 @@ async fn serve(stream: Accepted, peer: Peer, desk: &Arc<Desk>, common: &Common) 
         }
         Accepted::Unix(stream) => {
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, peer, desk, common).await
+            connection::serve(stream, peer, stats, common).await
         }
     }
 }

@@ -27,7 +27,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(if cfg!(feature = "faults") { 
 /// The span in which restarts are counted.
 const STORM_SPAN: Duration = Duration::from_secs(60);
 
-/// Asks an actor whether it still takes messages; the answer is all that is wanted.
+/// Asks an actor whether it still takes messages. The reply is empty: that it comes is the answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Ping;
@@ -37,22 +37,11 @@ pub struct Ping;
 #[rtype(result = "()")]
 pub struct Retire;
 
-/// What tests can ask of an actor.
-#[cfg(feature = "faults")]
-#[derive(Message, Debug, Clone, Copy)]
-#[rtype(result = "()")]
-pub enum Fault {
-    /// Panic while handling a message.
-    Panic,
-    /// Stop, as an actor does that wants a fresh start.
-    Stop,
-}
-
 /// An actor that tests can tell to end.
 pub trait Endable: Actor {
     /// Tells it, without waiting for it.
     #[cfg(feature = "faults")]
-    fn end(addr: Addr<Self>, how: Fault);
+    fn end(addr: Addr<Self>, how: crate::faults::Fault);
 }
 
 /// Gives an actor the messages that every supervised actor takes.
@@ -60,7 +49,7 @@ macro_rules! supervised {
     ($actor:ty) => {
         impl $crate::supervisor::Endable for $actor {
             #[cfg(feature = "faults")]
-            fn end(addr: actix::Addr<Self>, how: $crate::supervisor::Fault) {
+            fn end(addr: actix::Addr<Self>, how: $crate::faults::Fault) {
                 actix_rt::spawn(async move {
                     let _ = addr.send(how).await;
                 });
@@ -80,12 +69,12 @@ macro_rules! supervised {
         }
 
         #[cfg(feature = "faults")]
-        impl actix::Handler<$crate::supervisor::Fault> for $actor {
+        impl actix::Handler<$crate::faults::Fault> for $actor {
             type Result = ();
-            fn handle(&mut self, fault: $crate::supervisor::Fault, ctx: &mut Self::Context) {
+            fn handle(&mut self, fault: $crate::faults::Fault, ctx: &mut Self::Context) {
                 match fault {
-                    $crate::supervisor::Fault::Panic => panic!("a test asked for it"),
-                    $crate::supervisor::Fault::Stop => actix::ActorContext::stop(ctx),
+                    $crate::faults::Fault::Panic => panic!("a test asked for it"),
+                    $crate::faults::Fault::Stop => actix::ActorContext::stop(ctx),
                 }
             }
         }
@@ -93,7 +82,7 @@ macro_rules! supervised {
 }
 pub(crate) use supervised;
 
-/// Lies in an actor, and ends with it.
+/// The sign of life of an actor, which has to keep it: when it is dropped, the actor counts as ended and is started again.
 #[derive(Debug)]
 pub struct Lifeline {
     _dropped_with_the_actor: oneshot::Sender<()>,
@@ -152,10 +141,10 @@ where
     }
 }
 
-/// What is known of an actor from outside.
+/// What is known of an actor from outside: how often it was started again, and when it last answered.
 #[derive(Debug)]
 pub struct Vitals {
-    /// Its name.
+    /// The name of the actor.
     pub name: String,
     restarts: AtomicU64,
     answered: Mutex<Instant>,
@@ -178,12 +167,12 @@ impl Vitals {
     }
 }
 
-/// Counts restarts of all actors, for a storm of them is not cured by one more.
+/// Counts the restarts of all actors. Too many within a minute end the daemon: one more restart would not help.
 #[derive(Clone)]
 pub struct Storms {
     restarts_max: usize,
     recent: Arc<Mutex<VecDeque<Instant>>>,
-    /// The message that ends the daemon.
+    /// Takes the last line of the log, and with it ends the daemon.
     fatal: tokio::sync::mpsc::Sender<String>,
 }
 
@@ -214,18 +203,18 @@ impl Storms {
     }
 }
 
-/// Tells somebody of an incarnation; false if nobody wants to know any more.
+/// Tells one link of a new incarnation; false if the link is gone.
 type Publish<A> = Box<dyn Fn(&Addr<A>) -> bool + Send>;
 
-/// Starts an incarnation: its address, and what ends with it.
+/// Starts an incarnation: its address, and a channel that closes when it ends.
 type Start<A> = Box<dyn Fn() -> (Addr<A>, oneshot::Receiver<()>) + Send>;
 
 struct Shared<A: Actor> {
-    /// The living incarnation, and all who want to know of the next.
+    /// The living incarnation, and the links that are told of the next.
     current: Mutex<(Addr<A>, Vec<Publish<A>>)>,
-    /// What makes the next incarnation; `None` once there is to be none.
+    /// Makes the next incarnation; `None` once there is to be none.
     start: Mutex<Option<Start<A>>>,
-    /// The next end is one that we asked for.
+    /// Whether the next end is one that we asked for, which is no restart.
     renewing: AtomicBool,
     stopping: AtomicBool,
 }
@@ -281,7 +270,7 @@ where
         Self { shared, vitals, arbiter }
     }
 
-    /// A way to it that outlives its incarnations.
+    /// A link to this actor, which finds the next incarnation too.
     pub fn link<M>(&self) -> Link<M>
     where
         M: Message + Send + 'static,
@@ -351,9 +340,10 @@ fn starter<A: Actor<Context = Context<A>>>(
     make: impl Fn(Lifeline) -> A + Clone + Send + 'static,
 ) -> Start<A> {
     Box::new(move || {
-        let (line, died) = oneshot::channel();
+        let (lifeline, died) = oneshot::channel();
         let make = make.clone();
-        let addr = A::start_in_arbiter(&arbiter, move |_| make(Lifeline { _dropped_with_the_actor: line }));
+        let addr =
+            A::start_in_arbiter(&arbiter, move |_| make(Lifeline { _dropped_with_the_actor: lifeline }));
         (addr, died)
     })
 }
@@ -416,7 +406,7 @@ mod tests {
     use super::*;
 
     struct Fragile {
-        _line: Lifeline,
+        _lifeline: Lifeline,
         handled: u32,
     }
 
@@ -450,7 +440,7 @@ mod tests {
     fn start(restarts_max: usize) -> (Supervised<Fragile>, tokio::sync::mpsc::Receiver<String>) {
         let (fatal, ended) = tokio::sync::mpsc::channel(1);
         let log = Logger::root(slog::Discard, slog::o!());
-        let make = |line| Fragile { _line: line, handled: 0 };
+        let make = |lifeline| Fragile { _lifeline: lifeline, handled: 0 };
         let arbiter = actix_rt::Arbiter::current();
         (Supervised::start("fragile", arbiter, Storms::new(restarts_max, fatal), log, make), ended)
     }
@@ -479,7 +469,7 @@ mod tests {
         let (supervised, _ended) = start(0);
         let link = supervised.link::<Do>();
         assert_eq!(link.ask(|| Do::Work).await, Ok(1));
-        supervised.renew(|line| Fragile { _line: line, handled: 100 });
+        supervised.renew(|lifeline| Fragile { _lifeline: lifeline, handled: 100 });
         while link.ask(|| Do::Work).await != Ok(101) {
             tokio::task::yield_now().await;
         }

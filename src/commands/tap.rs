@@ -6,9 +6,8 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use actors::core::glob::Glob;
 use actors::core::printable::printable;
-use actors::core::tap::{Counts, Line, Origin, number};
+use actors::tap::{Bad, Counts, Glob, Line, Origin, number};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -220,7 +219,7 @@ async fn follow(
                 continue;
             }
             Line::Datapoint { .. } => seen.shown = seen.shown.saturating_add(1),
-            Line::Skipped { .. } | Line::Malformed { .. } => {
+            Line::Skipped(_) | Line::Malformed(_) => {
                 seen.bad_shown = seen.bad_shown.saturating_add(1);
             }
         }
@@ -272,10 +271,10 @@ fn text(line: &Line) -> String {
             let time = time(*timestamp, origin.time_ms);
             format!("{}  {name}  {}  {time}", head(origin), number(*value))
         }
-        Line::Skipped { origin, reason, sample } => {
+        Line::Skipped(Bad { origin, reason, sample }) => {
             format!("{}  SKIPPED {reason} from {}: {sample}", head(origin), origin.peer)
         }
-        Line::Malformed { origin, reason, sample } => {
+        Line::Malformed(Bad { origin, reason, sample }) => {
             format!("{}  MALFORMED {reason} from {}: {sample}", head(origin), origin.peer)
         }
         Line::Counts(_) => String::new(),
@@ -348,7 +347,7 @@ mod tests {
             assert!(text(&at(timestamp)).ends_with(said), "{}", text(&at(timestamp)));
         }
         let (reason, sample) = ("line_fields".to_owned(), "x".to_owned());
-        let bad = Line::Malformed { origin, reason, sample };
+        let bad = Line::Malformed(Bad { origin, reason, sample });
         assert!(text(&bad).ends_with("line  MALFORMED line_fields from 10.0.0.1:5: x"));
     }
 }

@@ -19,8 +19,8 @@ use actors::core::row::Encoder;
 use actors::forwarder::{self, Forwarder};
 use actors::keystone_auth::{self, KeystoneAuth};
 use actors::listener::socket::Bound;
-use actors::listener::{self, Desk, Listener, Live, SharedSenders};
-use actors::metrics::{Board, History, Metrics, OwnMetrics, Sources};
+use actors::listener::{self, Listener, ListenerStats, Live, SharedSenders};
+use actors::metrics::{History, Metrics, OwnMetrics, SharedSources, Sources};
 use actors::spool::{Spool, SpoolThread};
 use actors::supervisor::{Lifeline, Storms, Supervised};
 use actors::tap::Taps;
@@ -47,7 +47,7 @@ pub(super) struct Door {
     transport: Transport,
     protocol: Protocol,
     socket: Arc<Bound>,
-    desk: Arc<Desk>,
+    stats: Arc<ListenerStats>,
 }
 
 impl Door {
@@ -65,23 +65,19 @@ impl Door {
             Some(other) => other.socket.clone(),
             None => Arc::new(Bound::bind(endpoint, passed).map_err(|error| error.to_string())?),
         };
-        let protocol = match endpoint.protocol {
-            None if socket.takes_datagrams() => Protocol::Line,
-            Some(Protocol::Pickle | Protocol::Auto) if socket.takes_datagrams() => {
-                return Err(format!(
-                    "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
-                ));
-            }
-            _ => endpoint.protocol_or(protocol),
-        };
-        let desk = Listener::desk(&socket, protocol, endpoint.allow.clone());
-        Ok(Self { transport: endpoint.transport.clone(), protocol, socket, desk })
+        let protocol = Protocol::chosen(endpoint.protocol, protocol, socket.takes_datagrams()).ok_or_else(|| {
+            format!(
+                "cannot listen on {endpoint}: this socket takes datagrams, which carry lines only; leave protocol out"
+            )
+        })?;
+        let stats = Listener::stats(&socket, protocol, endpoint.allow.clone());
+        Ok(Self { transport: endpoint.transport.clone(), protocol, socket, stats })
     }
 
     fn is(&self, other: &Self) -> bool {
         self.transport == other.transport
             && self.protocol == other.protocol
-            && self.desk.allow == other.desk.allow
+            && self.stats.allow == other.stats.allow
     }
 }
 
@@ -128,7 +124,7 @@ pub(super) struct Crew {
 /// Who shows the figures, and what they are of.
 struct Figures {
     metrics: Supervised<Metrics>,
-    board: Board,
+    sources: SharedSources,
 }
 
 impl Crew {
@@ -208,16 +204,16 @@ impl Crew {
             started: Instant::now(),
             stop,
         };
-        let board = Board::new(crew.sources(settings, shown.clone()));
+        let sources = SharedSources::new(crew.sources(settings, shown.clone()));
         // What was lost before is no news of this process.
-        drop(board.view());
+        drop(sources.view());
         let metrics = {
-            let (board, socket) = (board.clone(), crew.ground.stats.clone());
-            let make = move |line| Metrics::new(line, board.clone(), socket.clone(), log.clone());
+            let (sources, socket) = (sources.clone(), crew.ground.stats.clone());
+            let make = move |lifeline| Metrics::new(lifeline, sources.clone(), socket.clone(), log.clone());
             let log = crew.ground.log.clone();
             Supervised::start("metrics", Arbiter::current(), crew.storms.clone(), log, make)
         };
-        crew.figures = Some(Figures { metrics, board });
+        crew.figures = Some(Figures { metrics, sources });
         // Once more, for it shows itself too.
         crew.show(settings, shown);
         Ok(crew)
@@ -234,13 +230,13 @@ impl Crew {
     }
 
     /// Where all figures are.
-    pub(super) fn board(&self) -> Option<&Board> {
-        self.figures.as_ref().map(|figures| &figures.board)
+    pub(super) fn shared_sources(&self) -> Option<&SharedSources> {
+        self.figures.as_ref().map(|figures| &figures.sources)
     }
 
     /// What each endpoint looks like from outside.
-    pub(super) fn desks(&self) -> Vec<Arc<Desk>> {
-        self.listeners.iter().map(|running| running.door.desk.clone()).collect()
+    pub(super) fn listener_stats(&self) -> Vec<Arc<ListenerStats>> {
+        self.listeners.iter().map(|running| running.door.stats.clone()).collect()
     }
 
     /// Goes on with other settings. Actors are told of them, and live on: what is in flight ends as it began, and nothing
@@ -287,14 +283,14 @@ impl Crew {
             self.listeners.drain(..).partition(|running| doors.iter().any(|door| door.is(&running.door)));
         self.listeners = kept;
         for Running { door, actor, stop } in gone {
-            info!(log, "no longer listening"; "endpoint" => &door.desk.endpoint);
+            info!(log, "no longer listening"; "endpoint" => &door.stats.endpoint);
             actor.let_go();
             stop.send_replace(true);
             actor.retire();
         }
         doors.retain(|door| !self.listeners.iter().any(|running| door.is(&running.door)));
         for door in doors {
-            info!(log, "listening"; "endpoint" => &door.desk.endpoint, "protocol" => %door.desk.protocol);
+            info!(log, "listening"; "endpoint" => &door.stats.endpoint, "protocol" => %door.stats.protocol);
             self.listeners.push(listen(door, &self.common, &self.storms));
         }
         self.show(settings, shown);
@@ -303,7 +299,7 @@ impl Crew {
     /// Shows these settings, and the actors that there are now.
     pub(super) fn show(&self, settings: &Settings, shown: Value) {
         if let Some(figures) = &self.figures {
-            figures.board.show(self.sources(settings, shown));
+            figures.sources.show(self.sources(settings, shown));
         }
     }
 
@@ -317,7 +313,7 @@ impl Crew {
             forwarder: self.forwarder_status.clone(),
             confirming: self.confirming.clone(),
             keystone: self.keystone.as_ref().map(|keystone| keystone.options.status.clone()),
-            listeners: self.desks(),
+            listeners: self.listener_stats(),
             taps: self.common.taps.clone(),
             senders: self.common.senders.clone(),
             expiries: self.trust.expiries.clone(),
@@ -406,7 +402,7 @@ fn keystone_options(
 fn make_keystone(
     options: keystone_auth::Options,
 ) -> impl Fn(Lifeline) -> KeystoneAuth + Clone + Send + 'static {
-    move |line| KeystoneAuth::new(options.clone(), line)
+    move |lifeline| KeystoneAuth::new(options.clone(), lifeline)
 }
 
 fn auth(keystone: Option<&Keystone>) -> Option<forwarder::Auth> {
@@ -421,9 +417,9 @@ fn make_forwarder(
 ) -> impl Fn(Lifeline) -> Forwarder + Clone + Send + 'static {
     let (spool, status, log) = (ground.spool.clone(), status.clone(), ground.log.clone());
     let confirming = confirming.clone();
-    move |line| {
+    move |lifeline| {
         let (status, confirming) = (status.clone(), confirming.clone());
-        Forwarder::new(line, options.clone(), spool.clone(), status, confirming, log.clone())
+        Forwarder::new(lifeline, options.clone(), spool.clone(), status, confirming, log.clone())
     }
 }
 
@@ -433,7 +429,7 @@ fn make_confirmer(
     shared: &confirmer::Shared,
 ) -> impl Fn(Lifeline) -> Confirmer + Clone + Send + 'static {
     let (spool, shared, log) = (ground.spool.clone(), shared.clone(), ground.log.clone());
-    move |line| Confirmer::new(line, options.clone(), spool.clone(), shared.clone(), log.clone())
+    move |lifeline| Confirmer::new(lifeline, options.clone(), spool.clone(), shared.clone(), log.clone())
 }
 
 fn make_collector(
@@ -442,16 +438,16 @@ fn make_collector(
     forwarder: &Supervised<Forwarder>,
 ) -> impl Fn(Lifeline) -> Collector + Clone + Send + 'static {
     let (hand, store, flush) = (hand.clone(), forwarder.link(), forwarder.link());
-    move |line| Collector::new(line, options, hand.clone(), store.clone(), flush.clone())
+    move |lifeline| Collector::new(lifeline, options, hand.clone(), store.clone(), flush.clone())
 }
 
 fn listen(door: Door, common: &listener::Common, storms: &Storms) -> Running {
     let (stop, stopped) = watch::channel(false);
     let common = listener::Common { stop: stopped, ..common.clone() };
-    let (socket, desk, log) = (door.socket.clone(), door.desk.clone(), common.log.clone());
+    let (socket, stats, log) = (door.socket.clone(), door.stats.clone(), common.log.clone());
     let ours = !matches!(door.transport, Transport::Systemd { .. });
-    let make = move |line| Listener::new(line, socket.clone(), ours, desk.clone(), common.clone());
-    let name = format!("listener {}", door.desk.endpoint);
+    let make = move |lifeline| Listener::new(lifeline, socket.clone(), ours, stats.clone(), common.clone());
+    let name = format!("listener {}", door.stats.endpoint);
     let actor = Supervised::start(name, Arbiter::current(), storms.clone(), log, make);
     Running { door, actor, stop }
 }

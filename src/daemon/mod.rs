@@ -210,15 +210,15 @@ async fn live(
             return ExitCode::FAILURE;
         }
     };
-    for desk in crew.desks() {
-        info!(logger, "listening"; "endpoint" => &desk.endpoint, "protocol" => %desk.protocol);
+    for stats in crew.listener_stats() {
+        info!(logger, "listening"; "endpoint" => &stats.endpoint, "protocol" => %stats.protocol);
     }
     if let Some(address) = stats {
         info!(logger, "showing its figures"; "url" => format!("http://{address}/stats"));
     }
     info!(logger, "forwarding"; "url" => ingest_url(&settings.blueflood, &settings.tenant), "every_s" => settings.interval.as_secs_f64(),
         "spool" => options::place_name(&settings.spool), "buffered" => found);
-    let notifier = crew.board().and_then(|board| Notifier::start(board.clone(), logger));
+    let notifier = crew.shared_sources().and_then(|sources| Notifier::start(sources.clone(), logger));
 
     loop {
         tokio::select! {

@@ -11,6 +11,15 @@ pub struct Datapoint<'a> {
     pub value: f64,
 }
 
+/// What yields the datapoints of a frame: whoever makes rows of them knows no protocol. A new protocol is one more of these.
+///
+/// Datapoints are pulled, so that whoever takes them may hand some on, and wait, before it takes more.
+pub trait Pull {
+    /// The next datapoint, or what stands there and is none; `None` at the end. It lives until the next one is asked for,
+    /// which no `Iterator` can promise.
+    fn pull(&mut self) -> Option<Result<Datapoint<'_>, Malformed<'_>>>;
+}
+
 /// Something on the wire that never became a datapoint, with enough of it to show an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed<'a> {

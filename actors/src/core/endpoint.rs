@@ -22,7 +22,7 @@ const MODE_DEFAULT: u32 = 0o666;
 pub struct Endpoint {
     /// The socket to bind.
     pub transport: Transport,
-    /// What is spoken there, if it was said; see [`Endpoint::protocol_or`].
+    /// What is spoken there, if it was said; see [`Protocol::chosen`].
     pub protocol: Option<Protocol>,
     /// Who may send there.
     pub allow: Networks,
@@ -94,17 +94,6 @@ pub enum SystemdDomain {
     Unix,
 }
 
-impl Endpoint {
-    /// What is spoken here when an endpoint that does not say speaks `default`. UDP is never pickle: a datagram has no
-    /// frames, and the pickle default of the original must not turn `udp:2003` into a port that understands nobody.
-    pub fn protocol_or(&self, default: Protocol) -> Protocol {
-        match (&self.transport, self.protocol) {
-            (Transport::Udp { .. }, _) => Protocol::Line,
-            (_, said) => said.unwrap_or(default),
-        }
-    }
-}
-
 impl FromStr for Endpoint {
     type Err = String;
 
@@ -152,10 +141,8 @@ impl FromStr for Endpoint {
             _ => arguments.take("allow").map(|text| text.parse()).transpose()?.unwrap_or_default(),
         };
         let protocol = arguments.take("protocol").map(|name| name.parse()).transpose()?;
-        if matches!((&transport, protocol), (Transport::Udp { .. }, Some(Protocol::Pickle | Protocol::Auto)))
-        {
-            return Err("datagrams carry lines only: leave protocol out, or use tcp: for pickle".to_owned());
-        }
+        Protocol::chosen(protocol, Protocol::Line, matches!(transport, Transport::Udp { .. }))
+            .ok_or("datagrams carry lines only: leave protocol out, or use tcp: for pickle")?;
         arguments.finish()?;
         Ok(Self { transport, protocol, allow })
     }
@@ -441,13 +428,11 @@ mod tests {
     }
 
     #[test]
-    fn a_protocol_may_be_said_and_udp_is_lines() {
+    fn a_protocol_may_be_said() {
         let said: Endpoint = "tcp:2003:protocol=line".parse().unwrap();
-        assert_eq!(said.protocol_or(Protocol::Pickle), Protocol::Line);
+        assert_eq!(said.protocol, Some(Protocol::Line));
         let unsaid: Endpoint = "unix:/path".parse().unwrap();
-        assert_eq!(unsaid.protocol_or(Protocol::Auto), Protocol::Auto);
-        let udp: Endpoint = "udp:2003".parse().unwrap();
-        assert_eq!(udp.protocol_or(Protocol::Pickle), Protocol::Line);
+        assert_eq!(unsaid.protocol, None);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Framing {
         Framing { protocol, is_datagram: false, state: State::Undecided }
     }
 
-    /// The framing of a datagram: lines, and never TLS.
+    /// The framing of a datagram: lines ([`Protocol::chosen`]), and never TLS.
     pub fn of_datagram() -> Self {
         Framing { protocol: Protocol::Line, is_datagram: true, state: State::Undecided }
     }

@@ -2,7 +2,7 @@
 //! Never decides where a block of lines ends; that is the framing's job.
 #![warn(clippy::arithmetic_side_effects)]
 
-use super::datapoint::{Datapoint, Malformed, Reason, SAMPLE_BYTES_MAX};
+use super::datapoint::{Datapoint, Malformed, Pull, Reason, SAMPLE_BYTES_MAX};
 use super::number::{self, is_space, trim};
 use super::scan;
 
@@ -48,6 +48,13 @@ impl<'a> Iterator for Lines<'a> {
                 }));
             }
         }
+    }
+}
+
+impl Pull for Lines<'_> {
+    #[inline]
+    fn pull(&mut self) -> Option<Result<Datapoint<'_>, Malformed<'_>>> {
+        self.next()
     }
 }
 

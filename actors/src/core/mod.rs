@@ -4,9 +4,9 @@
 //! | on the way in | holds |
 //! | --- | --- |
 //! | [`endpoint`] | the syntax of endpoint strings: `tcp:2004`, `unix:/run/x.sock` |
-//! | [`networks`] | the networks that an endpoint takes metrics from |
+//! | `networks` | the networks that an endpoint takes metrics from |
 //! | [`protocol`] | the names of the protocols: pickle, line, auto |
-//! | [`greeting`] | strangers, known by their first bytes: HTTP, SSH, TLS, PROXY |
+//! | `greeting` | strangers, known by their first bytes: HTTP, SSH, TLS, PROXY |
 //! | [`framing`] | where a frame or a block of lines begins and ends |
 //! | [`pickle`] | the decoder of pickles |
 //! | [`line`](mod@line) | the parser of lines |
@@ -31,17 +31,14 @@
 //! | what is counted | holds |
 //! | --- | --- |
 //! | [`ledger`] | where every datapoint is |
-//! | [`tally`] | a change of the ledger: how many go from where to where |
+//! | `tally` | a change of the ledger: how many go from where to where |
 //! | [`reason`] | the reasons of `refused` and `dropped` |
 //! | [`verdict`] | whether an operator has to get up |
-//! | [`histogram`] | counts of durations by size |
-//! | [`senders`] | who sends most, in bounded memory |
+//! | `histogram` | counts of durations by size |
+//! | `senders` | who sends most, in bounded memory |
 //!
 //! | what is shown | holds |
 //! | --- | --- |
-//! | [`tap`] | the lines of `GET /tap`: datapoints as they pass |
-//! | [`glob`] | which names a pattern means |
-//! | [`share`] | how many of many things are shown in a second, and which |
 //! | [`printable`] | a stranger's bytes, made harmless for a terminal |
 //! | [`human`] | counts, bytes and times as people read them |
 //! | [`secret`] | a text that is masked when it is printed, and overwritten when it is dropped |
@@ -56,15 +53,14 @@ pub mod confirm;
 pub mod datapoint;
 pub mod endpoint;
 pub mod framing;
-pub mod glob;
-pub mod greeting;
-pub mod histogram;
+pub(crate) mod greeting;
+pub(crate) mod histogram;
 pub mod human;
 pub mod keystone;
 pub mod ledger;
 pub mod line;
 pub mod look;
-pub mod networks;
+pub(crate) mod networks;
 pub mod number;
 pub mod outbox;
 pub mod payload;
@@ -76,9 +72,7 @@ pub mod reason;
 pub mod row;
 mod scan;
 pub mod secret;
-pub mod senders;
+pub(crate) mod senders;
 pub mod settlement;
-pub mod share;
-pub mod tally;
-pub mod tap;
+pub(crate) mod tally;
 pub mod verdict;

@@ -15,6 +15,20 @@ pub enum Protocol {
     Auto,
 }
 
+impl Protocol {
+    /// What is spoken where `said` is wanted, or `default` if nothing was said; `None` if that cannot be.
+    ///
+    /// Datagrams are lines: a pickle's length frames a stream, and the pickle default of the original must not turn
+    /// `udp:2003` into a port that understands nobody.
+    pub fn chosen(said: Option<Self>, default: Self, datagrams: bool) -> Option<Self> {
+        match said {
+            _ if !datagrams => Some(said.unwrap_or(default)),
+            None | Some(Self::Line) => Some(Self::Line),
+            Some(Self::Pickle | Self::Auto) => None,
+        }
+    }
+}
+
 impl FromStr for Protocol {
     type Err = String;
 
@@ -45,6 +59,19 @@ impl fmt::Display for Protocol {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn datagrams_are_lines_whatever_is_spoken_elsewhere() {
+        use Protocol::{Auto, Line, Pickle};
+        for default in [Pickle, Line, Auto] {
+            assert_eq!(Protocol::chosen(None, default, true), Some(Line));
+            assert_eq!(Protocol::chosen(None, default, false), Some(default));
+            for said in [Pickle, Line, Auto] {
+                assert_eq!(Protocol::chosen(Some(said), default, true), (said == Line).then_some(Line));
+                assert_eq!(Protocol::chosen(Some(said), default, false), Some(said));
+            }
+        }
+    }
 
     #[test]
     fn reads_its_own_names_and_the_originals() {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Semaphore;
 use tokio_util::codec::Decoder;
 
-use super::{Common, Desk, UNDECODED_BYTES_MAX, intake::Intake, socket::Peer};
+use super::{Common, ListenerStats, UNDECODED_BYTES_MAX, intake::Intake, socket::Peer};
 use crate::core::{
     datapoint::{Reason, SAMPLE_BYTES_MAX},
     framing::Framing,
@@ -107,12 +107,12 @@ impl Drop for Undecoded<'_> {
 pub(super) async fn serve(
     mut stream: impl AsyncRead + Unpin,
     peer: Peer,
-    desk: &Arc<Desk>,
+    stats: &Arc<ListenerStats>,
     common: &Common,
 ) -> io::Result<()> {
-    let mut framing = Framing::new(desk.protocol);
+    let mut framing = Framing::new(stats.protocol);
     let mut undecoded = Undecoded::new(common);
-    let mut intake = Intake::new(desk, common, peer.into());
+    let mut intake = Intake::new(stats, common, peer.into());
     let peer = peer.to_string();
     let mut stop = common.stop.clone();
     let mut read_until = None;
@@ -170,7 +170,7 @@ pub(super) async fn serve(
                 Err(error) => {
                     let sample = undecoded.bytes.get(..SAMPLE_BYTES_MAX).unwrap_or(&undecoded.bytes);
                     let reason = error.reason().unwrap_or(Reason::Truncated);
-                    desk.turn_away(common, reason, &peer, sample, &error.to_string());
+                    stats.turn_away(common, reason, &peer, sample, &error.to_string());
                     let _ = intake.hand_off().await;
                     return Ok(());
                 }

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use slog::{error, warn};
 use tokio_util::codec::Decoder;
 
-use super::{Common, Desk, NOT_ALLOWED, connection::DRAIN_MAX, intake::Intake};
+use super::{Common, ListenerStats, NOT_ALLOWED, connection::DRAIN_MAX, intake::Intake};
 use crate::core::{
     datapoint::{Reason, SAMPLE_BYTES_MAX},
     framing::Framing,
@@ -29,7 +29,7 @@ const BURST_MAX: usize = 256;
 const DROPS_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads datagrams until the daemon stops.
-pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common) {
+pub(super) async fn receive(socket: &UdpSocket, stats: &Arc<ListenerStats>, common: Common) {
     let inode = inode(socket);
     let socket = match socket.try_clone().and_then(tokio::net::UdpSocket::from_std) {
         Ok(socket) => socket,
@@ -46,7 +46,7 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
         if let Some(inode) = &inode
             && Instant::now() >= ask_drops_at
         {
-            note_kernel_drops(inode, desk, &common);
+            note_kernel_drops(inode, stats, &common);
             ask_drops_at = Instant::now() + DROPS_EVERY;
         }
         let stopping = *stop.borrow();
@@ -63,14 +63,14 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
             }
         }
         let mut burst = 0;
-        let mut intake = Intake::new(desk, &common, Sender::Unix);
+        let mut intake = Intake::new(stats, &common, Sender::Unix);
         while burst < BURST_MAX {
             // An error here is that of an earlier datagram of ours, and we send none.
             let Ok((length, peer)) = socket.try_recv_from(&mut buffer) else { break };
             burst += 1;
-            if !desk.allow.allow(peer.ip()) {
+            if !stats.allow.allow(peer.ip()) {
                 let sample = buffer.get(..length.min(SAMPLE_BYTES_MAX)).unwrap_or_default();
-                desk.turn_away(&common, Reason::NotAllowed, &peer, sample, NOT_ALLOWED);
+                stats.turn_away(&common, Reason::NotAllowed, &peer, sample, NOT_ALLOWED);
                 continue;
             }
             intake.comes_from(peer.ip().into());
@@ -88,7 +88,7 @@ pub(super) async fn receive(socket: &UdpSocket, desk: &Arc<Desk>, common: Common
                     Err(error) => {
                         let sample = datagram.get(..SAMPLE_BYTES_MAX).unwrap_or(&datagram);
                         let reason = error.reason().unwrap_or(Reason::Truncated);
-                        desk.turn_away(&common, reason, &peer, sample, &error.to_string());
+                        stats.turn_away(&common, reason, &peer, sample, &error.to_string());
                         break;
                     }
                 }
@@ -107,12 +107,12 @@ fn inode(socket: &UdpSocket) -> Option<String> {
     Some(name.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
 }
 
-fn note_kernel_drops(inode: &str, desk: &Desk, common: &Common) {
+fn note_kernel_drops(inode: &str, stats: &ListenerStats, common: &Common) {
     let Some(drops) = ["/proc/net/udp", "/proc/net/udp6"].iter().find_map(|table| kernel_drops(table, inode))
     else {
         return;
     };
-    let before = desk.kernel_drops.swap(drops, Ordering::Relaxed);
+    let before = stats.kernel_drops.swap(drops, Ordering::Relaxed);
     if drops > before {
         warn!(common.log, "the kernel dropped datagrams before they could be read: raise net.core.rmem_max, or let \
                            senders use TCP"; "dropped" => drops.saturating_sub(before));

@@ -10,23 +10,22 @@ use std::{
 
 use slog::{o, warn};
 
-use super::{Common, Desk, Sample, now_ms};
+use super::{Common, ListenerStats, Sample, now_ms};
 use crate::{
     collector::{Frame as MetricRows, MetricFrame},
     core::{
-        datapoint::{Datapoint, Malformed, Reason},
+        datapoint::{Datapoint, Malformed, Pull, Reason},
         framing::Frame,
         greeting::PROXY_ADVICE,
         ledger::Decoded,
         line::Lines,
-        pickle::{Bounds, Datapoints, Decoder},
+        pickle::{Bounds, Decoder},
         protocol::Protocol,
         row::{Encoder, Rows, Skipped},
         senders::Sender,
-        tap::{Whence, skipped_sample},
     },
     supervisor::Gone,
-    tap::Look,
+    tap::{Look, Whence, skipped_sample},
 };
 
 /// Rows are handed on when there are so many bytes of them, even in the middle of a frame.
@@ -42,7 +41,7 @@ const ROW_BUFFERS_KEPT: usize = 4;
 /// A row buffer that is larger than this is given back, in bytes.
 const ROW_BUFFER_BYTES_MAX: usize = 2 * HAND_OFF_BYTES;
 
-/// What is said of an item with an object in it.
+/// The advice in the log for an item with an object in it.
 const ITEM_CLASS_ADVICE: &str = "an object (Decimal, datetime, numpy.float64) stands where a number or a name should: what \
                                  it is worth only its code could tell, and none is run; let the sender write \
                                  float(value)";
@@ -61,30 +60,31 @@ enum Stopped {
     Full,
 }
 
-/// What one sender's frames become.
+/// Takes the frames of one sender, and makes rows of them until it hands them to the collector.
 pub(super) struct Intake<'a> {
-    desk: &'a Desk,
+    stats: &'a ListenerStats,
     common: &'a Common,
-    /// As it is now: it may change while the connection is open.
+    /// The encoder of the rows so far: a reload may change it while the connection is open.
     encoder: Arc<Encoder>,
-    /// Shared with the collector while it takes them; ours again afterwards, so that its memory is used again.
+    /// The rows that the collector was handed last: shared while it takes them, and afterwards ours, so that their memory is used
+    /// again.
     frame: Arc<MetricRows>,
     rows: Rows,
     decoded: Decoded,
-    /// Whose the next rows are, and how many rows so far were counted as somebody's.
+    /// The sender of the next rows, and how many of the rows so far were counted as a sender's.
     sender: Sender,
     counted: u64,
-    /// The first of each reason that was skipped since the last hand-off: all of them would cost too much.
+    /// The first sample of each reason since the last hand-off: to keep all of them would cost too much.
     skipped: Vec<(Skipped, Sample)>,
     now_ms: i64,
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(desk: &'a Desk, common: &'a Common, sender: Sender) -> Self {
+    pub(super) fn new(stats: &'a ListenerStats, common: &'a Common, sender: Sender) -> Self {
         let encoder = common.live.borrow().encoder.clone();
         let frame = Arc::default();
         Self {
-            desk,
+            stats,
             common,
             encoder,
             frame,
@@ -97,7 +97,7 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// What is taken from now on is another sender's.
+    /// Counts what is taken from now on as `sender`'s.
     pub(super) fn comes_from(&mut self, sender: Sender) {
         if sender != self.sender {
             self.count_sender();
@@ -126,16 +126,18 @@ impl<'a> Intake<'a> {
             self.rows.text = ROW_BUFFERS.with_borrow_mut(Vec::pop).unwrap_or_default();
         }
         match frame {
-            Frame::Lines(block) => {
-                let mut lines = Lines::new(&block);
-                while self.take_lines(&mut lines, peer) == Stopped::Full {
-                    self.hand_off().await?;
-                }
-            }
+            Frame::Lines(block) => self.take_all(&mut Lines::new(&block), Protocol::Line, peer).await?,
             Frame::Pickle(pickle) => {
                 let kept = DECODERS.with_borrow_mut(Vec::pop);
                 let mut decoder = kept.unwrap_or_else(|| Decoder::new(Bounds::default()));
-                let taken = self.take_pickle(&pickle, &mut decoder, peer).await;
+                let taken = match decoder.decode(&pickle) {
+                    Ok(mut datapoints) => self.take_all(&mut datapoints, Protocol::Pickle, peer).await,
+                    Err(bad) => {
+                        let whence = self.whence(Protocol::Pickle, peer);
+                        self.count_malformed(bad.reason, bad.sample, whence, &mut self.common.taps.look());
+                        Ok(())
+                    }
+                };
                 DECODERS.with_borrow_mut(|decoders| {
                     if decoders.len() < DECODERS_KEPT {
                         decoders.push(decoder);
@@ -148,45 +150,25 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    async fn take_pickle(
+    /// Takes what a frame yields, to its end.
+    async fn take_all(
         &mut self,
-        pickle: &[u8],
-        decoder: &mut Decoder,
+        frame: &mut impl Pull,
+        protocol: Protocol,
         peer: &dyn Display,
     ) -> Result<(), Gone> {
-        match decoder.decode(pickle) {
-            Ok(mut datapoints) => {
-                while self.take_datapoints(&mut datapoints, peer) == Stopped::Full {
-                    self.hand_off().await?;
-                }
-            }
-            Err(bad) => {
-                let whence = self.whence(Protocol::Pickle, peer);
-                self.count_malformed(bad.reason, bad.sample, whence, &mut self.common.taps.look());
-            }
+        while self.take_some(frame, protocol, peer) == Stopped::Full {
+            self.hand_off().await?;
         }
         Ok(())
     }
 
-    // These two wait for nothing, and so are loops that the compiler can see through.
-
-    fn take_lines(&mut self, lines: &mut Lines<'_>, peer: &dyn Display) -> Stopped {
-        let whence = self.whence(Protocol::Line, peer);
+    /// Takes what fits into a hand-off. It waits for nothing, and so is a loop that the compiler can see through.
+    fn take_some(&mut self, frame: &mut impl Pull, protocol: Protocol, peer: &dyn Display) -> Stopped {
+        let whence = self.whence(protocol, peer);
         let mut look = self.common.taps.look();
         while self.rows.text.len() < HAND_OFF_BYTES {
-            match lines.next() {
-                Some(item) => self.take_item(item, whence, &mut look),
-                None => return Stopped::AtEnd,
-            }
-        }
-        Stopped::Full
-    }
-
-    fn take_datapoints(&mut self, datapoints: &mut Datapoints<'_>, peer: &dyn Display) -> Stopped {
-        let whence = self.whence(Protocol::Pickle, peer);
-        let mut look = self.common.taps.look();
-        while self.rows.text.len() < HAND_OFF_BYTES {
-            match datapoints.next() {
+            match frame.pull() {
                 Some(item) => self.take_item(item, whence, &mut look),
                 None => return Stopped::AtEnd,
             }
@@ -236,7 +218,7 @@ impl<'a> Intake<'a> {
     where
         'a: 'p,
     {
-        Whence { time_ms: self.now_ms, endpoint: &self.desk.endpoint, protocol, peer }
+        Whence { time_ms: self.now_ms, endpoint: &self.stats.endpoint, protocol, peer }
     }
 
     /// Hands all rows so far to the collector, and waits until it has them.
@@ -245,13 +227,13 @@ impl<'a> Intake<'a> {
         self.counted = 0;
         let decoded = std::mem::take(&mut self.decoded);
         if decoded != Decoded::default() {
-            self.desk.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
-            self.desk.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
+            self.stats.datapoints.fetch_add(decoded.rows, Ordering::Relaxed);
+            self.stats.last_received_ms.store(self.now_ms.unsigned_abs(), Ordering::Relaxed);
             self.common.ledger.change(|ledger| ledger.decoded(&decoded));
         }
         for (reason, sample) in self.skipped.drain(..) {
             let count = decoded.skipped.get(reason as usize).copied().unwrap_or(0);
-            self.desk.note_skipped(reason, count, sample);
+            self.stats.note_skipped(reason, count, sample);
         }
         if self.rows.is_empty() {
             self.release();
@@ -271,7 +253,7 @@ impl<'a> Intake<'a> {
         Ok(())
     }
 
-    /// Leaves the memory of no rows to whoever has some next.
+    /// Leaves the memory of the row buffer, if it is empty, to the next connection that has rows.
     fn release(&mut self) {
         let buffer = std::mem::take(&mut self.rows.text);
         if (1..=ROW_BUFFER_BYTES_MAX).contains(&buffer.capacity()) {
@@ -285,7 +267,7 @@ impl<'a> Intake<'a> {
 
     /// Counts malformed input, and says it at a bounded rate.
     pub(super) fn malformed(&self, reason: Reason, sample: &[u8], peer: &dyn Display) {
-        let whence = self.whence(self.desk.protocol, peer);
+        let whence = self.whence(self.stats.protocol, peer);
         self.count_malformed(reason, sample, whence, &mut self.common.taps.look());
     }
 
@@ -301,7 +283,7 @@ impl<'a> Intake<'a> {
         if let Some(look) = look {
             look.malformed(whence, reason, sample);
         }
-        if let Some(unsaid) = self.desk.note_malformed(reason, peer, sample) {
+        if let Some(unsaid) = self.stats.note_malformed(reason, peer, sample) {
             let log = match reason {
                 Reason::ProxyHeader => &self.common.log.new(o!("cause" => PROXY_ADVICE)),
                 Reason::ItemClass => &self.common.log.new(o!("cause" => ITEM_CLASS_ADVICE)),

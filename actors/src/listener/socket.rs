@@ -28,13 +28,13 @@ const UDP_RECEIVE_BYTES: usize = 4 << 20;
 /// A socket that is bound.
 #[derive(Debug)]
 pub enum Bound {
-    /// TCP.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// TCP that speaks TLS, and who we are in it.
+    /// A TCP port for TLS, and our certificate there.
     Tls(TcpListener, Arc<Identity>),
-    /// UDP.
+    /// A UDP port.
     Udp(UdpSocket),
-    /// A unix stream socket, and its file, unless that is somebody else's.
+    /// A unix stream socket, and its file. A socket that systemd passed has none: its file is systemd's.
     Unix(Mutex<UnixListener>, Option<SocketFile>),
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for BindError {
 impl std::error::Error for BindError {}
 
 impl BindError {
-    /// Whether somebody has it already.
+    /// Whether another process listens there.
     pub fn is_in_use(&self) -> bool {
         matches!(&self.why, Why::Socket(error) if error.kind() == io::ErrorKind::AddrInUse)
     }
@@ -154,7 +154,7 @@ pub fn could_bind(endpoint: &Endpoint) -> Result<(), BindError> {
 /// Whether a TCP port could be listened on now.
 ///
 /// # Errors
-/// The system's.
+/// The error with which the system refuses to bind it.
 pub fn could_listen(address: SocketAddr) -> io::Result<()> {
     bound(address).map(drop)
 }

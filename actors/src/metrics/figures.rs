@@ -13,7 +13,7 @@ use crate::core::{
     blueflood::Verdict,
     datapoint::Reason,
     histogram::Histogram,
-    ledger::{ByReason, sum},
+    ledger::ByReason,
     reason::{Dropped, Refused},
     row::Skipped,
     verdict::Condition,
@@ -23,23 +23,24 @@ use crate::expiry::Expiry;
 /// What the names of all but the process's own figures begin with.
 const PREFIX: &str = "blueflood_forward_";
 
-/// One figure.
+/// A figure, with all that its shows need.
 struct Figure {
     /// Its name in `/metrics`, without the prefix. A counter ends in `_total`, and nothing else does.
     name: &'static str,
     help: &'static str,
-    /// Its name among the daemon's own metrics, if it is one of them.
+    /// Its name among the daemon's own metrics, if it is one of them. Of several values the sum is sent.
     own: Option<&'static str>,
     read: fn(&View) -> Read,
 }
 
-/// What a figure is now.
+/// The value of a figure.
 enum Read {
     One(f64),
     /// By the value of a label.
     By(&'static str, Vec<(String, f64)>),
+    /// A histogram.
     Spread(Histogram),
-    /// There is none here.
+    /// There is no such figure here: no Keystone, say.
     None,
 }
 
@@ -81,7 +82,7 @@ fn seconds(ms: Option<u64>) -> u64 {
     ms.unwrap_or(0) / 1_000
 }
 
-/// All figures.
+/// The table. To add a figure, add one entry.
 const TABLE: &[Figure] = &[
     figure("verdict", "1 for what the verdict is: well, losing, keeping or wrong.", |view| {
         let is = |condition: Condition| f64::from(u8::from(condition == view.health.condition));
@@ -95,7 +96,7 @@ const TABLE: &[Figure] = &[
     sent("datapoints.received", "datapoints_received_total", "Datapoints decoded from the wire.", |view| {
         one(view.ledger.received)
     }),
-    figure("datapoints_skipped_total", "Datapoints that cannot be forwarded.", |view| {
+    sent("datapoints.skipped", "datapoints_skipped_total", "Datapoints that cannot be forwarded.", |view| {
         by_reason(Skipped::ALL.map(Skipped::label), &view.ledger.skipped)
     }),
     sent(
@@ -108,12 +109,13 @@ const TABLE: &[Figure] = &[
         one(view.ledger.delivered)
     }),
     // No counter, and so no `_total`: what is taken out of the dead letters again is no longer refused.
-    figure(
+    sent(
+        "datapoints.refused",
         "datapoints_refused",
         "Datapoints that Blueflood refused; a replay of dead letters takes them back.",
         |view| by_reason(Refused::ALL.map(Refused::label), &view.ledger.refused),
     ),
-    figure("datapoints_dropped_total", "Datapoints given up by policy.", |view| {
+    sent("datapoints.dropped", "datapoints_dropped_total", "Datapoints given up by policy.", |view| {
         by_reason(Dropped::ALL.map(Dropped::label), &view.ledger.dropped)
     }),
     figure("datapoints_unaccounted", "Datapoints in no place: anything but 0 is a bug.", |view| {
@@ -145,7 +147,7 @@ const TABLE: &[Figure] = &[
         "Datapoints that could never be read back though others could, which count as delivered.",
         |view| one(view.confirming.unknown),
     ),
-    figure("malformed_total", "Input that never became a datapoint.", |view| {
+    sent("malformed", "malformed_total", "Input that never became a datapoint.", |view| {
         by_reason(Reason::ALL.iter().map(|reason| reason.label()), &view.ledger.malformed)
     }),
     figure(
@@ -159,7 +161,7 @@ const TABLE: &[Figure] = &[
         "When the last datapoint came; 0 if none did since the start.",
         |view| one(seconds(view.last_received_ms())),
     ),
-    figure("listener_connections", "Open connections.", |view| {
+    sent("connections", "listener_connections", "Open connections.", |view| {
         by_endpoint(view, |one| one.connections as u64)
     }),
     figure("listener_datapoints_total", "Datapoints decoded, by endpoint.", |view| {
@@ -370,21 +372,17 @@ fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { Value::from(value as i64) } else { Value::from(value) }
 }
 
-/// Those that are sent as metrics of their own. Sums over reasons have their old names.
+/// Those that are sent as metrics of their own.
 pub(super) fn own(view: &View) -> Vec<(String, f64)> {
-    let one = |figure: &Figure| match (figure.read)(view) {
-        Read::One(value) => Some((figure.own?.to_owned(), value)),
-        _ => None,
+    let sent = |figure: &Figure| {
+        let value = match (figure.read)(view) {
+            Read::One(value) => value,
+            Read::By(_, values) => values.iter().map(|(_, value)| value).sum(),
+            Read::Spread(_) | Read::None => return None,
+        };
+        Some((figure.own?.to_owned(), value))
     };
-    let connections: usize = view.listeners.iter().map(|listener| listener.connections).sum();
-    let sums = [
-        ("datapoints.skipped", sum(&view.ledger.skipped)),
-        ("datapoints.refused", sum(&view.ledger.refused)),
-        ("datapoints.dropped", sum(&view.ledger.dropped)),
-        ("malformed", sum(&view.ledger.malformed)),
-        ("requests.ended", view.forwarder.posts),
-        ("connections", connections as u64),
-    ];
-    let sums = sums.map(|(name, value)| (name.to_owned(), value as f64));
-    TABLE.iter().filter_map(one).chain(sums).collect()
+    // Requests that reached nobody are among them, so it is more than the sum of `posts_total`.
+    let ended = ("requests.ended".to_owned(), view.forwarder.posts as f64);
+    TABLE.iter().filter_map(sent).chain([ended]).collect()
 }

@@ -24,7 +24,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{Board, HistoryOf, Metrics, Snapshot, View, figures, tap};
+use super::{HistoryOf, Metrics, SharedSources, Snapshot, View, figures};
+use crate::tap;
 
 /// How long a request for figures may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,17 +45,22 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What the routes share.
-pub(super) struct Shared {
+struct Shared {
     metrics: Addr<Metrics>,
     loopback_only: bool,
-    pub(super) board: Board,
+    sources: SharedSources,
     streams: Arc<AtomicUsize>,
 }
 
 /// A server on a bound port; it lives as long as it is polled.
-pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) -> std::io::Result<Server> {
+pub(super) fn server(
+    socket: TcpListener,
+    metrics: Addr<Metrics>,
+    sources: SharedSources,
+) -> std::io::Result<Server> {
     let loopback_only = socket.local_addr()?.ip().is_loopback();
-    let shared = Data::new(Shared { metrics, loopback_only, board, streams: Arc::default() });
+    let taps = Data::new(sources.read().taps.clone());
+    let shared = Data::new(Shared { metrics, loopback_only, sources, streams: Arc::default() });
     let app = move || {
         let headers = DefaultHeaders::new()
             .add(("Content-Security-Policy", POLICY))
@@ -63,6 +69,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             .add(("Cache-Control", "no-store"));
         let app = App::new()
             .app_data(shared.clone())
+            .app_data(taps.clone())
             .wrap(from_fn(check_host))
             .wrap(headers)
             .service(look("/", page))
@@ -71,7 +78,7 @@ pub(super) fn server(socket: TcpListener, metrics: Addr<Metrics>, board: Board) 
             }))
             .service(look("/page.css", || file("text/css; charset=utf-8", include_str!("page/page.css"))))
             .service(look("/events", events))
-            .service(look("/tap", tap::tap))
+            .service(look("/tap", tap::http::tap))
             .service(look("/history", history))
             .service(look("/settings", settings_shown))
             .service(look("/stats", stats))
@@ -186,7 +193,7 @@ fn judgement(wrong: Vec<String>) -> HttpResponse {
 }
 
 async fn settings_shown(shared: Data<Shared>) -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "settings": shared.board.read().settings }))
+    HttpResponse::Ok().json(json!({ "settings": shared.sources.read().settings }))
 }
 
 async fn history(shared: Data<Shared>) -> Result<HttpResponse, Error> {
@@ -230,7 +237,7 @@ async fn arm_fault(place: web::Path<String>) -> HttpResponse {
 /// Lets a test end an actor: `panic` or `stop`.
 #[cfg(feature = "faults")]
 async fn end_actor(path: web::Path<(String, String)>) -> HttpResponse {
-    use crate::supervisor::Fault;
+    use crate::faults::Fault;
     let (actor, how) = path.into_inner();
     let how = if how == "panic" { Fault::Panic } else { Fault::Stop };
     if crate::faults::end(&actor, how) {

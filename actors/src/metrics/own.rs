@@ -18,13 +18,13 @@ use crate::{
 /// How the figures become metrics.
 #[derive(Clone)]
 pub struct OwnMetrics {
-    /// What their names begin with, before a dot.
+    /// The beginning of their names, before a dot.
     pub prefix: String,
-    /// What makes rows.
+    /// The encoder, which makes rows of them.
     pub encoder: Arc<Encoder>,
-    /// Where they go.
+    /// The collector, which takes them as any others.
     pub collector: Link<MetricFrame>,
-    /// Where they are counted, as any others.
+    /// The ledger, in which they are counted as any others.
     pub ledger: SharedLedger,
 }
 

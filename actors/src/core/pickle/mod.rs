@@ -19,7 +19,7 @@ mod reader;
 mod text;
 mod value;
 
-use super::datapoint::{Datapoint, Malformed, Reason, SAMPLE_BYTES_MAX};
+use super::datapoint::{Datapoint, Malformed, Pull, Reason, SAMPLE_BYTES_MAX};
 use value::{Span, reset, resolve};
 
 /// How much of each vector is kept between frames, in elements: enough for ten usual frames of 500 datapoints.
@@ -138,8 +138,7 @@ impl Decoder {
 
 /// The datapoints of a frame, in order, and what in it was none.
 ///
-/// They are pulled, so that whoever takes them may hand some on, and wait, before it takes more. When it is dropped the
-/// decoder gives back the memory that an unusually large frame made it take.
+/// When it is dropped the decoder gives back the memory that an unusually large frame made it take.
 #[derive(Debug)]
 pub struct Datapoints<'d> {
     frame: &'d [u8],
@@ -165,6 +164,13 @@ impl Datapoints<'_> {
                 Err(Malformed { reason, sample: cut(resolve(sample, self.frame, text)) })
             }
         })
+    }
+}
+
+impl Pull for Datapoints<'_> {
+    #[inline]
+    fn pull(&mut self) -> Option<Result<Datapoint<'_>, Malformed<'_>>> {
+        self.next()
     }
 }
 

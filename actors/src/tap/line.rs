@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::core::{
     datapoint::{Datapoint, Reason},
     printable::printable,
     protocol::Protocol,
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How much of a name is shown, in bytes.
-pub const NAME_BYTES_SHOWN: usize = 256;
+const NAME_BYTES_SHOWN: usize = 256;
 
 /// How much of a peer's name is shown, in bytes.
 const PEER_BYTES_SHOWN: usize = 64;
@@ -22,40 +22,36 @@ const PEER_BYTES_SHOWN: usize = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Line {
-    /// A datapoint passes.
+    /// A datapoint that passes.
     Datapoint {
         /// Where it comes from.
         #[serde(flatten)]
         origin: Origin,
         /// Its name as it was sent: printable, and cut.
         name: String,
-        /// Its value.
+        /// Its value, which is finite.
         value: f64,
         /// Its time as it was sent, in seconds since 1970; -1 is now.
         timestamp: f64,
     },
     /// A datapoint is well-formed, but nothing that Blueflood can store.
-    Skipped {
-        /// Where it comes from.
-        #[serde(flatten)]
-        origin: Origin,
-        /// Why.
-        reason: String,
-        /// Name, value and timestamp: text, for JSON has no NaN.
-        sample: String,
-    },
-    /// Something that never became a datapoint.
-    Malformed {
-        /// Where it comes from.
-        #[serde(flatten)]
-        origin: Origin,
-        /// Why.
-        reason: String,
-        /// How it begins.
-        sample: String,
-    },
+    Skipped(Bad),
+    /// Something never became a datapoint.
+    Malformed(Bad),
     /// How much there was so far. It comes several times a second, and last.
     Counts(Counts),
+}
+
+/// Something that is not forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bad {
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub origin: Origin,
+    /// Why it is not forwarded.
+    pub reason: String,
+    /// How it begins; of a skipped datapoint name, value and timestamp, as text, for JSON has no NaN.
+    pub sample: String,
 }
 
 /// Where something was seen.
@@ -63,9 +59,9 @@ pub enum Line {
 pub struct Origin {
     /// When, in milliseconds since 1970.
     pub time_ms: i64,
-    /// On which endpoint.
+    /// The endpoint that it came by.
     pub endpoint: String,
-    /// What is spoken there.
+    /// The protocol of the frame.
     pub protocol: String,
     /// Who sent it.
     pub peer: String,
@@ -76,7 +72,7 @@ pub struct Origin {
 pub struct Counts {
     /// Datapoints that passed.
     pub passed: u64,
-    /// Of these, those that nobody looked at: they were too many for the time that taps may take.
+    /// Of these, the ones that were not looked at: too many for the time that taps may take, or for this one's lines.
     pub unlooked: u64,
     /// Of those looked at, the ones that the glob means.
     pub matched: u64,
@@ -88,14 +84,14 @@ pub struct Counts {
     pub bad_shown: u64,
 }
 
-/// Where a frame comes from, in whoever's hand it is.
+/// Where a frame comes from, as it is known while the frame is decoded.
 #[derive(Clone, Copy)]
-pub struct Whence<'a> {
+pub(crate) struct Whence<'a> {
     /// When it came, in milliseconds since 1970.
     pub time_ms: i64,
-    /// The endpoint.
+    /// The endpoint that it came by.
     pub endpoint: &'a str,
-    /// What is spoken there.
+    /// The protocol of the frame.
     pub protocol: Protocol,
     /// Who sent it.
     pub peer: &'a dyn Display,
@@ -114,26 +110,26 @@ impl Whence<'_> {
 
 impl Line {
     /// A datapoint that passes. Its value and time are finite: any other is skipped.
-    pub fn datapoint(whence: Whence<'_>, datapoint: &Datapoint<'_>) -> Self {
+    pub(super) fn datapoint(whence: Whence<'_>, datapoint: &Datapoint<'_>) -> Self {
         let &Datapoint { name, value, timestamp } = datapoint;
         Self::Datapoint { origin: whence.origin(), name: printable(name, NAME_BYTES_SHOWN), value, timestamp }
     }
 
     /// A datapoint that is skipped.
-    pub fn skipped(whence: Whence<'_>, reason: Skipped, datapoint: &Datapoint<'_>) -> Self {
-        let sample = skipped_sample(datapoint);
-        Self::Skipped { origin: whence.origin(), reason: reason.label().to_owned(), sample }
+    pub(super) fn skipped(whence: Whence<'_>, reason: Skipped, datapoint: &Datapoint<'_>) -> Self {
+        let (origin, reason) = (whence.origin(), reason.label().to_owned());
+        Self::Skipped(Bad { origin, reason, sample: skipped_sample(datapoint) })
     }
 
-    /// Something malformed.
-    pub fn malformed(whence: Whence<'_>, reason: Reason, sample: &[u8]) -> Self {
-        let sample = printable(sample, NAME_BYTES_SHOWN);
-        Self::Malformed { origin: whence.origin(), reason: reason.label().to_owned(), sample }
+    /// Something that never became a datapoint.
+    pub(super) fn malformed(whence: Whence<'_>, reason: Reason, sample: &[u8]) -> Self {
+        let (origin, reason) = (whence.origin(), reason.label().to_owned());
+        Self::Malformed(Bad { origin, reason, sample: printable(sample, NAME_BYTES_SHOWN) })
     }
 }
 
 /// A skipped datapoint as text.
-pub fn skipped_sample(datapoint: &Datapoint<'_>) -> String {
+pub(crate) fn skipped_sample(datapoint: &Datapoint<'_>) -> String {
     let &Datapoint { name, value, timestamp } = datapoint;
     format!("{} {} {}", printable(name, NAME_BYTES_SHOWN), number(value), number(timestamp))
 }
@@ -143,11 +139,6 @@ pub fn number(number: f64) -> String {
     let digits =
         |magnitude: f64| !magnitude.is_finite() || magnitude == 0.0 || (1e-6..1e15).contains(&magnitude);
     if digits(number.abs()) { number.to_string() } else { format!("{number:e}") }
-}
-
-/// What of a malformed sample a glob is asked about: its name, if it has one, else how it begins.
-pub fn name_of(sample: &[u8]) -> &[u8] {
-    sample.trim_ascii_start().split(u8::is_ascii_whitespace).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -177,11 +168,5 @@ mod tests {
         {
             assert_eq!(number(value), text);
         }
-    }
-
-    #[test]
-    fn a_malformed_sample_is_asked_for_by_its_first_word() {
-        assert_eq!(name_of(b" web01.cpu x 1"), b"web01.cpu");
-        assert_eq!(name_of(b""), b"");
     }
 }

@@ -21,7 +21,7 @@ const CACHE_BYTES_MAX: usize = 256 << 10;
 pub struct Glob(Regex);
 
 impl Glob {
-    /// Reads a glob.
+    /// The glob that `text` is.
     ///
     /// # Errors
     /// What is wrong with it, in words for whoever wrote it.
