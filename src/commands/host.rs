@@ -17,7 +17,7 @@ use rustix::process::geteuid;
 use serde_json::Value;
 
 use super::port;
-use crate::daemon::refused_spool;
+use crate::daemon;
 use crate::settings::{Settings, SpoolPlace};
 
 /// What was found.
@@ -46,7 +46,7 @@ enum Runs {
 /// Looks for all that the daemon will need.
 pub(super) fn look(settings: &Settings) -> Host {
     let mut host = Host::default();
-    host.errors.extend(refused_spool(settings).map(|error| error.to_string()));
+    host.errors.extend(daemon::spool::refused(settings).map(|error| error.to_string()));
     match Outgoing::new(&settings.tls()) {
         Ok(outgoing) => {
             host.certificates(&outgoing.expiries);
