@@ -11,6 +11,7 @@ use clap_complete::Shell;
 
 use super::{complain, man};
 use crate::cli;
+use crate::settings::{self, Kind};
 
 /// The name of the program and of its completions.
 const PROGRAM: &str = "blueflood-forward";
@@ -79,13 +80,12 @@ fn with_hints(command: Command) -> Command {
 }
 
 fn hint(argument: Arg) -> Arg {
-    let value = argument.get_value_names().and_then(|names| names.first()).cloned().unwrap_or_default();
-    match value.as_str() {
+    let kind = settings::setting(argument.get_id().as_str()).map(|setting| setting.kind);
+    match kind {
         _ if !argument.get_possible_values().is_empty() => argument,
-        "FILE" | "PATH" => argument.value_hint(ValueHint::FilePath),
-        choices if choices.contains('|') => {
-            let choices: Vec<_> = choices.split('|').map(str::to_owned).collect();
-            argument.value_parser(PossibleValuesParser::new(choices))
+        Some(Kind::File) => argument.value_hint(ValueHint::FilePath),
+        Some(kind) if !kind.words().is_empty() => {
+            argument.value_parser(PossibleValuesParser::new(kind.words()))
         }
         _ if argument.get_action().takes_values() => argument.value_hint(ValueHint::Other),
         _ => argument,

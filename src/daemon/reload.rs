@@ -11,22 +11,7 @@ use super::pipeline::Pipeline;
 use super::plan::Plan;
 use super::start;
 use crate::logging::Log;
-use crate::settings::{Effective, Loaded, Refused};
-
-/// Settings that only a restart can change: what they decide is made once, before the first actor.
-const NEED_RESTART: [&str; 11] = [
-    "spool",
-    "spool_sync",
-    "compress",
-    "catch_up",
-    "connections",
-    "stats",
-    "log_format",
-    "log_file",
-    "log_file_max",
-    "log_file_keep",
-    "config",
-];
+use crate::settings::{Loaded, Refused};
 
 /// Applies settings that were read again, as a whole or not at all; the new ones if they are applied.
 pub(super) async fn reload(
@@ -40,17 +25,13 @@ pub(super) async fn reload(
     let refuse = |why: &dyn std::fmt::Display| {
         error!(logger, "the settings are not changed: what was read again is wrong"; "error" => %why);
     };
-    let mut new = match reread {
-        Ok(new) => new,
+    let (new, changes) = match reread {
+        Ok(new) => new.after(old),
         Err(refused) => {
             refused.problems.iter().for_each(|problem| refuse(problem));
             return None;
         }
     };
-    let (later, now): (Vec<_>, Vec<_>) = changes(&old.effective, &new.effective)
-        .into_iter()
-        .partition(|(key, _)| needs_restart(key, old, &new));
-    keep(&mut new, old, &later);
     let (settings, open) = (&new.settings, &pipeline.listeners);
     // An endpoint that cannot be opened leaves everything as it is.
     let made = pipeline.plan.next(&new, logger).and_then(|plan| {
@@ -71,12 +52,11 @@ pub(super) async fn reload(
     log.level.set(new.settings.log_level);
     pipeline.apply(plan, endpoints).await;
     figures.show(pipeline);
-    let words = |changes: &[(&str, String)]| {
-        let words: Vec<_> = changes.iter().map(|(_, words)| words.as_str()).collect();
-        if words.is_empty() { "nothing".to_owned() } else { words.join("; ") }
+    let words = |changed: &[String]| {
+        if changed.is_empty() { "nothing".to_owned() } else { changed.join("; ") }
     };
     // Not before: who reads it may send what the new settings are for.
-    info!(logger, "the settings are read again"; "changed" => words(&now), "needs_a_restart" => words(&later));
+    info!(logger, "the settings are read again"; "changed" => words(&changes.now), "needs_a_restart" => words(&changes.later));
     Some(new)
 }
 
@@ -137,43 +117,6 @@ impl Pipeline {
         for endpoint in endpoints {
             info!(log, "listening"; "endpoint" => &endpoint.desk.endpoint, "protocol" => %endpoint.desk.protocol);
             self.listeners.push(RunningListener::start(endpoint, &self.common, &self.storms));
-        }
-    }
-}
-
-/// Each setting that differs, and how, in words that may be shown.
-fn changes(old: &[Effective], new: &[Effective]) -> Vec<(&'static str, String)> {
-    let differs = |(old, new): (&Effective, &Effective)| {
-        let setting = new.setting;
-        let words =
-            || format!("{} from {} to {}", setting.key, setting.shown(&old.text), setting.shown(&new.text));
-        (old.text != new.text).then(|| (setting.key, words()))
-    };
-    old.iter().zip(new).filter_map(differs).collect()
-}
-
-/// Whether a change of this setting takes effect at the next start only.
-fn needs_restart(key: &str, old: &Loaded, new: &Loaded) -> bool {
-    // Whether there is a Keystone at all decides which actors there are.
-    let keystone = || old.settings.user.is_empty() != new.settings.user.is_empty();
-    NEED_RESTART.contains(&key) || (key == "user" && keystone())
-}
-
-/// Keeps what only a restart can change as it was.
-fn keep(new: &mut Loaded, old: &Loaded, later: &[(&str, String)]) {
-    let Loaded { settings, effective, .. } = new;
-    settings.spool = old.settings.spool.clone();
-    settings.spool_sync = old.settings.spool_sync;
-    settings.compress = old.settings.compress;
-    settings.catch_up = old.settings.catch_up;
-    settings.connections = old.settings.connections;
-    settings.stats = old.settings.stats;
-    if later.iter().any(|(key, _)| *key == "user") {
-        settings.user = old.settings.user.clone();
-    }
-    for (entry, before) in effective.iter_mut().zip(&old.effective) {
-        if later.iter().any(|(key, _)| *key == entry.setting.key) {
-            entry.text = before.text.clone();
         }
     }
 }
