@@ -9,9 +9,9 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use clap_complete::Shell;
 
-use super::{complain, man};
-use crate::cli;
+use super::man;
 use crate::settings::{self, Kind};
+use crate::terminal::complain;
 
 /// The name of the program and of its completions.
 const PROGRAM: &str = "blueflood-forward";
@@ -33,11 +33,11 @@ pub fn command() -> Command {
         )
 }
 
-/// Prints to standard output.
-pub fn run(given: &ArgMatches) -> ExitCode {
+/// Prints what is asked for of `program`, the whole command line, to standard output.
+pub fn run(given: &ArgMatches, program: Command) -> ExitCode {
     let what = given.get_one::<String>("what").map_or("", String::as_str);
     let into = given.get_one::<String>("into").map(Path::new);
-    match write(what, into, &mut io::stdout().lock()) {
+    match write(program, what, into, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format!("error: {what} can't be written: {error}"));
@@ -46,8 +46,7 @@ pub fn run(given: &ArgMatches) -> ExitCode {
     }
 }
 
-fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
-    let command = cli::command();
+fn write(command: Command, what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
     match (what, into) {
         // A page about `help` would help nobody.
         ("man", Some(folder)) => {

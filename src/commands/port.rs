@@ -9,9 +9,8 @@ use awc::{Client, ClientResponse};
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::complain;
-use crate::cli;
 use crate::settings::{Settings, Surroundings};
+use crate::terminal::{EXIT_USAGE, complain, refuse};
 
 /// How long the daemon may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +31,7 @@ pub fn address(given: &ArgMatches, around: &Surroundings<'_>) -> Result<SocketAd
             complain(format_args!(
                 "error: --stats {text}: {why}; write 127.0.0.1:8004, localhost:8004 or a URL"
             ));
-            ExitCode::from(2)
+            ExitCode::from(EXIT_USAGE)
         });
     }
     // Without a home, as in a cron job, there would be no place for a spool; but none is looked at here.
@@ -43,7 +42,7 @@ pub fn address(given: &ArgMatches, around: &Surroundings<'_>) -> Result<SocketAd
             complain("error: the stats port is turned off: name the daemon's with --stats or --config");
             ExitCode::FAILURE
         }),
-        Err(refused) => Err(cli::refuse(*refused)),
+        Err(refused) => Err(refuse(*refused)),
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actors::spool::inspect::{Info, InspectError, Inspector, compact};
 use clap::{Arg, ArgMatches, Command};
 
-use super::{complain, port, say};
-use crate::cli;
+use super::port;
 use crate::settings::{self, DEFAULT_ORIGIN, Loaded, Settings, SpoolPlace, Surroundings};
+use crate::terminal::{complain, refuse, say};
 
 /// How clap knows it.
 pub fn command() -> Command {
@@ -134,7 +134,7 @@ pub(super) fn with_path(
                 return ExitCode::FAILURE;
             }
         },
-        Err(refused) => return cli::refuse(*refused),
+        Err(refused) => return refuse(*refused),
     };
     match work(&path) {
         Ok(code) => code,

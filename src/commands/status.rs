@@ -11,8 +11,9 @@ use actors::core::verdict::Condition;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
-use super::{complain, port, say};
+use super::port;
 use crate::settings::{self, Surroundings};
+use crate::terminal::{complain, say};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);

@@ -17,8 +17,9 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
-use super::{complain, port};
+use super::port;
 use crate::settings::{self, Surroundings};
+use crate::terminal::complain;
 
 /// How long the daemon may take to answer, and how long it may then be silent: it says its counts all the time.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -28,10 +28,10 @@ use self::endpoints::BoundEndpoint;
 use self::figures::Figures;
 use self::pipeline::{Pipeline, Resources};
 use self::plan::Plan;
-use crate::cli;
 use crate::logging::{self, Log, LogSettings};
 use crate::notify::Notifier;
 use crate::settings::{Loaded, Refused};
+use crate::terminal;
 
 pub(crate) use self::plan::{encoding, rows, target};
 
@@ -68,7 +68,7 @@ fn begin(
     let log = match logging::start(&LogSettings::from(&loaded.settings)) {
         Ok(log) => log,
         Err(error) => {
-            cli::complain("error", [error]);
+            terminal::complain_of("error", [error]);
             return ExitCode::FAILURE;
         }
     };
