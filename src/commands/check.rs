@@ -14,7 +14,7 @@ use crate::daemon::descriptors;
 use crate::settings::{self, DEFAULT_ORIGIN, Effective, Loaded, Refused, Settings, Surroundings};
 use crate::terminal::{EXIT_USAGE, complain_of, say};
 
-/// How clap knows it: it takes every option of the daemon.
+/// The name, options and help of the command, for clap: it takes every option of the daemon.
 pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")

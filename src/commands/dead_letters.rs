@@ -17,7 +17,7 @@ use crate::terminal::say;
 /// How much of a text is shown, in bytes.
 const SHOWN_BYTES_MAX: usize = 2_000;
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     let some = |name: &'static str, about: &'static str| {
         Command::new(name)

@@ -19,7 +19,7 @@ const PROGRAM: &str = "blueflood-forward";
 /// The unit goes with the program, whichever way that was installed.
 const UNIT: &str = include_str!("../../config/blueflood-forward.service");
 
-/// How clap knows it: hidden, for no operator needs it.
+/// The name, options and help of the command, for clap: hidden, for no operator needs it.
 pub fn command() -> Command {
     Command::new("generate")
         .about("Print the man page, completions for a shell, or the systemd unit")

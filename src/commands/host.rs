@@ -20,7 +20,7 @@ use super::port;
 use crate::daemon;
 use crate::settings::{Settings, SpoolPlace};
 
-/// What was found.
+/// What was found out about this host.
 #[derive(Default)]
 pub(super) struct Host {
     /// What the daemon would end with.
@@ -77,7 +77,7 @@ pub(super) fn look(settings: &Settings) -> Host {
 }
 
 impl Host {
-    /// When certificates end.
+    /// Says when certificates end: a warning where that is soon.
     fn certificates(&mut self, expiries: &[Expiry]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         for expiry in expiries {

@@ -75,7 +75,7 @@ pub async fn ask(address: SocketAddr, what: &str, patience: Duration) -> Result<
     })
 }
 
-/// What `/stats` says.
+/// The figures of a daemon, as `/stats` has them.
 ///
 /// # Errors
 /// Why there is no such answer.

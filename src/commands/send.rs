@@ -140,7 +140,7 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// How it went.
+/// How much was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Datapoints that were written to the receiver.

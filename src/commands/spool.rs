@@ -13,7 +13,7 @@ use super::port;
 use crate::settings::{self, DEFAULT_ORIGIN, Loaded, Settings, SpoolPlace, Surroundings};
 use crate::terminal::{complain, refuse, say};
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("spool")
         .about("Look into the spool: what is kept here because it is not delivered yet")

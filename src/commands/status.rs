@@ -33,7 +33,7 @@ const INDENT: &str = "           ";
 /// Moves the cursor home and clears what is below: less flicker than clearing first.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("status")
         .about("Show how a running daemon is, from its stats port: the verdict first")

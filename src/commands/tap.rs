@@ -51,7 +51,7 @@ Examples:
 
 Exit status: 0 if it ended by --limit or Ctrl-C, 1 if the daemon does not answer or ended it.";
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("tap")
         .about("Show datapoints as they pass through a running daemon, from its stats port")
@@ -80,7 +80,7 @@ pub fn command() -> Command {
 enum End {
     /// As many lines as were wanted.
     Enough,
-    /// Ctrl-C.
+    /// The user ended it, by Ctrl-C.
     Told,
     /// Nobody reads us any more, or our words.
     Unread,

@@ -39,7 +39,7 @@ const QUERY_PORT: u16 = 20000;
 /// The text of one setting that counts, and the source that it came from.
 #[derive(Clone)]
 pub struct Effective {
-    /// Which setting.
+    /// The row of the table.
     pub setting: &'static Setting,
     /// Its value as it was written; several, one a line. It may be a secret: [`Setting::shown`] is for people.
     pub text: String,

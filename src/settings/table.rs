@@ -44,9 +44,9 @@ pub struct Setting {
 /// Which change of a setting a reload can't apply: what the setting decides is made once, before the first actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
-    /// None.
+    /// No change: each is applied.
     Never,
-    /// Each.
+    /// Any change.
     Always,
     /// From empty to a value, and back.
     WhereSetOrUnset,
@@ -134,11 +134,11 @@ pub enum Group {
     In,
     /// Blueflood and how it is spoken to.
     Out,
-    /// The spool.
+    /// The spool, and how long it keeps what.
     Kept,
-    /// Log and figures.
+    /// The log, and the figures of the daemon.
     Seen,
-    /// The rest.
+    /// What belongs under no other heading.
     General,
 }
 

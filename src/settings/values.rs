@@ -127,9 +127,9 @@ impl Word for CatchUp {
 pub enum QuerySide {
     /// On port 20000 of Blueflood's host, if something answers there as it does.
     Auto,
-    /// Nowhere for us.
+    /// There is none for us: nothing is read back.
     Off,
-    /// Here.
+    /// At this base URL.
     At(String),
 }
 
