@@ -2,17 +2,13 @@
 //! while running, 2 it was told something it can't do). Never reads a setting's value.
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use crate::settings::{Refused, Settings, Surroundings};
+use crate::settings::{Settings, Surroundings};
+use crate::terminal::{EXIT_USAGE, complain_of, refuse};
 use crate::{commands, daemon, settings};
-
-/// The exit code for a usage or a setting that is wrong.
-pub const EXIT_USAGE: u8 = 2;
 
 const ABOUT: &str = "Takes Graphite metrics in and delivers them to Blueflood, counting every loss.";
 
@@ -72,7 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
             if answer.use_stderr()
                 && let Some(advice) = twistd(&typed) =>
         {
-            complain("error", [advice]);
+            complain_of("error", [advice]);
             return ExitCode::from(EXIT_USAGE);
         }
         Err(answer) => {
@@ -89,7 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
         Some(("dead-letters", given)) => commands::dead_letters::run(given, around),
         Some(("send", given)) => commands::send::run(given),
         Some(("sink", given)) => commands::sink::run(given),
-        Some(("generate", given)) => commands::generate::run(given),
+        Some(("generate", given)) => commands::generate::run(given, command()),
         _ => run_daemon(&matches, around),
     }
 }
@@ -157,28 +153,12 @@ fn run_daemon(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
         Ok(code) => code,
         Err(refused) => {
             let code = refuse(*refused);
-            complain(
+            complain_of(
                 "hint",
                 ["`blueflood-forward check` with the same options shows where each setting comes from"],
             );
             code
         }
-    }
-}
-
-/// Says all that is wrong with the settings, to standard error: no log can be trusted to be open yet.
-pub fn refuse(refused: Refused) -> ExitCode {
-    complain("warning", refused.warnings);
-    complain("error", refused.problems);
-    ExitCode::from(EXIT_USAGE)
-}
-
-/// Says each of `complaints` on a line of its own, to standard error.
-pub fn complain(kind: &str, complaints: impl IntoIterator<Item = impl Display>) {
-    let mut stderr = io::stderr().lock();
-    for complaint in complaints {
-        // Nobody is left to tell if this can't be written.
-        let _ = writeln!(stderr, "{kind}: {complaint}");
     }
 }
 

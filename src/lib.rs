@@ -38,3 +38,4 @@ pub mod logging;
 pub mod notify;
 pub mod settings;
 pub mod sink;
+pub mod terminal;

@@ -8,13 +8,13 @@ use actors::tls::Outgoing;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::connect;
 use super::host::{self, Host};
-use super::{connect, say};
-use crate::cli;
 use crate::daemon::descriptors;
 use crate::settings::{self, DEFAULT_ORIGIN, Effective, Loaded, Refused, Settings, Surroundings};
+use crate::terminal::{EXIT_USAGE, complain_of, say};
 
-/// How clap knows it: it takes every option of the daemon.
+/// The name, options and help of the command, for clap: it takes every option of the daemon.
 pub fn command() -> Command {
     Command::new("check")
         .about("Show every setting that counts and where it comes from, and whether the daemon could run with them")
@@ -95,8 +95,8 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
         let _ = print(&wanted, &mut io::stdout().lock());
         found.notes.iter().for_each(|note| say(format_args!("note: {note}")));
     }
-    cli::complain("warning", &found.warnings);
-    cli::complain("error", &found.errors);
+    complain_of("warning", &found.warnings);
+    complain_of("error", &found.errors);
     let (verdict, code) = match (&loaded, found.outgoing) {
         (Ok(Loaded { settings, .. }), Some(outgoing)) if found.errors.is_empty() => {
             let reached = given
@@ -150,7 +150,7 @@ impl Found {
                 warnings: refused.warnings.clone(),
                 notes: Vec::new(),
                 outgoing: None,
-                code: ExitCode::from(cli::EXIT_USAGE),
+                code: ExitCode::from(EXIT_USAGE),
             },
         }
     }

@@ -21,9 +21,9 @@ use rustls::ClientConfig;
 use slog::{Discard, Logger, o};
 use tokio::sync::mpsc;
 
-use super::{complain, say};
 use crate::daemon;
 use crate::settings::{QuerySide, Settings};
+use crate::terminal::{complain, say};
 
 /// How long an answer to a mere probe may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -10,14 +10,14 @@ use actors::spool::inspect::{Inspector, Letter, Which};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::json;
 
-use super::say;
 use super::spool::{age, arguments, with_path};
 use crate::settings::Surroundings;
+use crate::terminal::say;
 
 /// How much of a text is shown, in bytes.
 const SHOWN_BYTES_MAX: usize = 2_000;
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     let some = |name: &'static str, about: &'static str| {
         Command::new(name)

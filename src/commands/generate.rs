@@ -9,8 +9,9 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command, ValueHint};
 use clap_complete::Shell;
 
-use super::{complain, man};
-use crate::cli;
+use super::man;
+use crate::settings::{self, Kind};
+use crate::terminal::complain;
 
 /// The name of the program and of its completions.
 const PROGRAM: &str = "blueflood-forward";
@@ -18,7 +19,7 @@ const PROGRAM: &str = "blueflood-forward";
 /// The unit goes with the program, whichever way that was installed.
 const UNIT: &str = include_str!("../../config/blueflood-forward.service");
 
-/// How clap knows it: hidden, for no operator needs it.
+/// The name, options and help of the command, for clap: hidden, for no operator needs it.
 pub fn command() -> Command {
     Command::new("generate")
         .about("Print the man page, completions for a shell, or the systemd unit")
@@ -32,11 +33,11 @@ pub fn command() -> Command {
         )
 }
 
-/// Prints to standard output.
-pub fn run(given: &ArgMatches) -> ExitCode {
+/// Prints what is asked for of `program`, the whole command line, to standard output.
+pub fn run(given: &ArgMatches, program: Command) -> ExitCode {
     let what = given.get_one::<String>("what").map_or("", String::as_str);
     let into = given.get_one::<String>("into").map(Path::new);
-    match write(what, into, &mut io::stdout().lock()) {
+    match write(program, what, into, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format!("error: {what} can't be written: {error}"));
@@ -45,8 +46,7 @@ pub fn run(given: &ArgMatches) -> ExitCode {
     }
 }
 
-fn write(what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
-    let command = cli::command();
+fn write(command: Command, what: &str, into: Option<&Path>, to: &mut dyn Write) -> io::Result<()> {
     match (what, into) {
         // A page about `help` would help nobody.
         ("man", Some(folder)) => {
@@ -81,13 +81,12 @@ fn with_hints(command: Command) -> Command {
 }
 
 fn hint(argument: Arg) -> Arg {
-    let value = argument.get_value_names().and_then(|names| names.first()).cloned().unwrap_or_default();
-    match value.as_str() {
+    let kind = settings::setting(argument.get_id().as_str()).map(|setting| setting.kind);
+    match kind {
         _ if !argument.get_possible_values().is_empty() => argument,
-        "FILE" | "PATH" => argument.value_hint(ValueHint::FilePath),
-        choices if choices.contains('|') => {
-            let choices: Vec<_> = choices.split('|').map(str::to_owned).collect();
-            argument.value_parser(PossibleValuesParser::new(choices))
+        Some(Kind::File) => argument.value_hint(ValueHint::FilePath),
+        Some(kind) if !kind.words().is_empty() => {
+            argument.value_parser(PossibleValuesParser::new(kind.words()))
         }
         _ if argument.get_action().takes_values() => argument.value_hint(ValueHint::Other),
         _ => argument,

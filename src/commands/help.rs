@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Command;
 
-use super::{complain, say};
 use crate::cli;
+use crate::terminal::{EXIT_USAGE, complain, say};
 
 /// Longer lines are hard to read.
 const WIDTH_MAX: usize = 100;
@@ -92,7 +92,7 @@ pub fn run(typed: &[String]) -> Option<ExitCode> {
     complain(format_args!("error: there is no help about '{asked}'"));
     complain(format_args!("  topics:   {}", names()));
     complain(format_args!("  commands: {}", commands.join(", ")));
-    Some(ExitCode::from(cli::EXIT_USAGE))
+    Some(ExitCode::from(EXIT_USAGE))
 }
 
 /// A text as wide as clap's own helps are.

@@ -17,10 +17,10 @@ use rustix::process::geteuid;
 use serde_json::Value;
 
 use super::port;
-use crate::daemon::refused_spool;
+use crate::daemon;
 use crate::settings::{Settings, SpoolPlace};
 
-/// What was found.
+/// What was found out about this host.
 #[derive(Default)]
 pub(super) struct Host {
     /// What the daemon would end with.
@@ -46,7 +46,7 @@ enum Runs {
 /// Looks for all that the daemon will need.
 pub(super) fn look(settings: &Settings) -> Host {
     let mut host = Host::default();
-    host.errors.extend(refused_spool(settings).map(|error| error.to_string()));
+    host.errors.extend(daemon::spool::refused(settings).map(|error| error.to_string()));
     match Outgoing::new(&settings.tls()) {
         Ok(outgoing) => {
             host.certificates(&outgoing.expiries);
@@ -77,7 +77,7 @@ pub(super) fn look(settings: &Settings) -> Host {
 }
 
 impl Host {
-    /// When certificates end.
+    /// Says when certificates end: a warning where that is soon.
     fn certificates(&mut self, expiries: &[Expiry]) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         for expiry in expiries {

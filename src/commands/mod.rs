@@ -14,16 +14,3 @@ pub mod sink;
 pub mod spool;
 pub mod status;
 pub mod tap;
-
-use std::fmt::Display;
-use std::io::Write;
-
-/// A line for the user. Whoever closed our output does not want it, so a failure is no error.
-fn say(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// A line about something that went wrong, likewise.
-fn complain(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
-}

@@ -1,8 +1,7 @@
 //! `blueflood-forward send`: datapoints from the command line or standard input to a Graphite receiver.
 //! It never reads further than one batch ahead, and never hides a line that it could not send.
 
-use super::{complain, say};
-use crate::cli;
+use crate::terminal::{EXIT_USAGE, complain, say};
 use clap::builder::{EnumValueParser, PossibleValue};
 use clap::{Arg, ArgMatches, Command, ValueEnum};
 use std::borrow::Cow;
@@ -115,7 +114,7 @@ pub fn run(matches: &ArgMatches) -> ExitCode {
         Err(error) => {
             complain(format_args!("error: {error}"));
             match error {
-                SendError::Wrong(_) => ExitCode::from(cli::EXIT_USAGE),
+                SendError::Wrong(_) => ExitCode::from(EXIT_USAGE),
                 SendError::Failed(_) => ExitCode::FAILURE,
             }
         }
@@ -141,7 +140,7 @@ impl fmt::Display for SendError {
 
 impl std::error::Error for SendError {}
 
-/// How it went.
+/// How much was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// Datapoints that were written to the receiver.

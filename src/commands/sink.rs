@@ -1,8 +1,8 @@
 //! `blueflood-forward sink`: the stand-in for Blueflood as a command.
 //! It never keeps anything, and says so.
 
-use super::{complain, say};
 use crate::sink::{Options, Script, Sink, SinkHandle};
+use crate::terminal::{complain, say};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io;
 use std::net::TcpListener;

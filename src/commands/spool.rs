@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actors::spool::inspect::{Info, InspectError, Inspector, compact};
 use clap::{Arg, ArgMatches, Command};
 
-use super::{complain, port, say};
-use crate::cli;
+use super::port;
 use crate::settings::{self, DEFAULT_ORIGIN, Loaded, Settings, SpoolPlace, Surroundings};
+use crate::terminal::{complain, refuse, say};
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("spool")
         .about("Look into the spool: what is kept here because it is not delivered yet")
@@ -135,7 +135,7 @@ pub(super) fn with_path(
                 return ExitCode::FAILURE;
             }
         },
-        Err(refused) => return cli::refuse(*refused),
+        Err(refused) => return refuse(*refused),
     };
     match work(&path) {
         Ok(code) => code,

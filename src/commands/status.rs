@@ -11,8 +11,9 @@ use actors::core::verdict::Condition;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::Value;
 
-use super::{complain, port, say};
+use super::port;
 use crate::settings::{self, Surroundings};
+use crate::terminal::{complain, say};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -32,7 +33,7 @@ const INDENT: &str = "           ";
 /// Moves the cursor home and clears what is below: less flicker than clearing first.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("status")
         .about("Show how a running daemon is, from its stats port: the verdict first")

@@ -6,16 +6,19 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use actix_rt::Runtime;
 use actors::core::printable::printable;
 use actors::tap::{Bad, Counts, Glob, Line, Origin, number};
 use clap::{Arg, ArgMatches, Command, value_parser};
+use futures_util::TryStreamExt;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use tokio::time::timeout;
+use tokio_util::io::StreamReader;
 
-use super::{complain, port};
+use super::port;
 use crate::settings::{self, Surroundings};
+use crate::terminal::complain;
 
 /// How long the daemon may take to answer, and how long it may then be silent: it says its counts all the time.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +50,7 @@ Examples:
 
 Exit status: 0 if it ended by --limit or Ctrl-C, 1 if the daemon does not answer or ended it.";
 
-/// How clap knows it.
+/// The name, options and help of the command, for clap.
 pub fn command() -> Command {
     Command::new("tap")
         .about("Show datapoints as they pass through a running daemon, from its stats port")
@@ -76,7 +79,7 @@ pub fn command() -> Command {
 enum End {
     /// As many lines as were wanted.
     Enough,
-    /// Ctrl-C.
+    /// The user ended it, by Ctrl-C.
     Told,
     /// Nobody reads us any more, or our words.
     Unread,
@@ -89,7 +92,7 @@ pub fn run(given: &ArgMatches, around: &Surroundings<'_>) -> ExitCode {
         Err(code) => return code,
     };
     let glob = given.get_one::<String>("match").map(String::as_str);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
             complain(format_args!("error: {error}"));
@@ -185,15 +188,14 @@ async fn follow(
     limit: Option<u64>,
     seen: &mut Seen,
 ) -> Result<End, String> {
-    let unreachable = |error: &dyn std::fmt::Display| {
+    let answer = port::ask(address, &query(glob, limit), TIMEOUT).await.map_err(|error| {
         format!("no daemon answers at {address}: {error}; is it running, and is this its --stats?")
-    };
-    let mut lines = open(address, glob, limit).await.map_err(|error| unreachable(&error))?;
-    let status = lines.next().await.map_err(|error| unreachable(&error))?.unwrap_or_default();
-    while lines.next().await.map_err(|error| unreachable(&error))?.is_some_and(|line| !line.is_empty()) {}
-    if !status.contains(" 200 ") {
+    })?;
+    let status = answer.status();
+    let mut lines = Lines(StreamReader::new(answer.map_err(io::Error::other)));
+    if !status.is_success() {
         let why = lines.next().await.ok().flatten().unwrap_or_default();
-        let why = if why.is_empty() { status } else { why };
+        let why = if why.is_empty() { status.to_string() } else { why };
         return Err(format!("the daemon at {address} opens no tap: {}", printable(why.as_bytes(), 400)));
     }
     seen.opened = true;
@@ -234,9 +236,9 @@ async fn follow(
 }
 
 /// The lines of an answer.
-struct Lines(BufReader<TcpStream>);
+struct Lines<T>(T);
 
-impl Lines {
+impl<T: AsyncBufRead + Unpin> Lines<T> {
     /// The next line without its end; `None` at the end of all.
     async fn next(&mut self) -> io::Result<Option<String>> {
         let mut line = Vec::new();
@@ -251,17 +253,12 @@ impl Lines {
     }
 }
 
-/// Asks for a tap. By HTTP/1.0, whose answer has no chunks: it is lines to its end.
-async fn open(address: SocketAddr, glob: Option<&str>, limit: Option<u64>) -> io::Result<Lines> {
-    let connected = timeout(TIMEOUT, TcpStream::connect(address)).await;
-    let mut stream =
-        connected.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it takes no connection"))??;
+/// What is asked of the stats port.
+fn query(glob: Option<&str>, limit: Option<u64>) -> String {
     let mut query: Vec<String> = Vec::new();
     query.extend(glob.map(|glob| format!("match={}", utf8_percent_encode(glob, NON_ALPHANUMERIC))));
     query.extend(limit.map(|limit| format!("limit={limit}")));
-    let request = format!("GET /tap?{} HTTP/1.0\r\nHost: {address}\r\n\r\n", query.join("&"));
-    stream.write_all(request.as_bytes()).await?;
-    Ok(Lines(BufReader::new(stream)))
+    format!("/tap?{}", query.join("&"))
 }
 
 /// A line for a person. All of it may come from strangers, and so none of it is written as it is.

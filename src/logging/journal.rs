@@ -30,7 +30,7 @@ impl<D: Decorator> Decorator for Prioritized<D> {
     }
 }
 
-/// As syslog counts.
+/// The priority of a level, as syslog numbers them.
 fn priority(level: Level) -> u8 {
     match level {
         Level::Critical => 2,

@@ -5,21 +5,6 @@ use clap::{Arg, ArgAction};
 
 use super::table::{Group, Setting, TABLE};
 
-/// The settings that `-h` shows: those that nearly everybody sets.
-const USUAL: [&str; 11] = [
-    "endpoint",
-    "blueflood",
-    "tenant",
-    "metric_prefix",
-    "interval",
-    "user",
-    "key_file",
-    "spool",
-    "stats",
-    "log_level",
-    "config",
-];
-
 /// One argument a setting, with the original's names; dashes do as well as underscores.
 pub fn arguments() -> impl Iterator<Item = Arg> {
     TABLE.iter().map(argument)
@@ -41,14 +26,14 @@ fn argument(setting: &'static Setting) -> Arg {
     let short = short.min_by_key(|short| short.len()).unwrap_or(what).trim_end_matches('.');
     let mut argument = Arg::new(setting.key)
         .long(setting.key)
-        .value_name(setting.value)
+        .value_name(setting.placeholder())
         .help(format!("{short} {default}"))
         .long_help(format!("{what} {default}"))
-        .hide_short_help(!USUAL.contains(&setting.key))
+        .hide_short_help(!setting.usual)
         .help_heading((setting.group != Group::General).then(|| setting.group.heading()))
         // A negative number is a value like any other here: it is refused later, with what to write instead.
         .allow_negative_numbers(true)
-        .action(if setting.list { ArgAction::Append } else { ArgAction::Set });
+        .action(if setting.kind.is_list() { ArgAction::Append } else { ArgAction::Set });
     if let Some(letter) = setting.short {
         argument = argument.short(letter);
     }

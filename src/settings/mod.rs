@@ -1,12 +1,15 @@
 //! Owns the settings in two steps: what was typed and where (`sources`), then what it means, checked and in real types
-//! (`table`, `values`). Never reads the process's arguments, environment, files or clock by itself: they come in as
+//! (`table`, `rules`, `values`). Never reads the process's arguments, environment, files or clock by itself: they come in as
 //! arguments.
 
 mod arguments;
 mod auth;
+mod changes;
 mod ini;
+mod kind;
 mod originals;
 mod render;
+mod rules;
 mod schema;
 mod sources;
 mod table;
@@ -21,13 +24,14 @@ use clap::ArgMatches;
 use zeroize::Zeroize;
 
 pub use arguments::{arguments, arguments_for};
+pub use changes::Changes;
+pub use kind::Kind;
 pub use render::{example_toml, table_markdown};
+pub use rules::LIMIT_BYTES_MAX;
 pub use schema::schema;
 pub use sources::{DEFAULT_ORIGIN, Surroundings};
-pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Setting, Settings, TABLE};
-pub use values::{
-    AuthType, CatchUp, Compress, LIMIT_BYTES_MAX, LogFormat, QuerySide, SpoolFull, SpoolPlace, SpoolSync,
-};
+pub use table::{ENVIRONMENT_PREFIX, Group, ORIGINAL_NAMES, Restart, Setting, Settings, TABLE, setting};
+pub use values::{AuthType, CatchUp, Compress, LogFormat, QuerySide, SpoolFull, SpoolPlace, SpoolSync};
 
 /// The port of Blueflood's query service, if nobody changed it.
 const QUERY_PORT: u16 = 20000;
@@ -35,7 +39,7 @@ const QUERY_PORT: u16 = 20000;
 /// The text of one setting that counts, and the source that it came from.
 #[derive(Clone)]
 pub struct Effective {
-    /// Which setting.
+    /// The row of the table.
     pub setting: &'static Setting,
     /// Its value as it was written; several, one a line. It may be a secret: [`Setting::shown`] is for people.
     pub text: String,
@@ -52,7 +56,7 @@ impl fmt::Debug for Effective {
 /// The key leaves no copy behind here. Those that the parsers of the sources made in passing are beyond our reach.
 impl Drop for Effective {
     fn drop(&mut self) {
-        if self.setting.secret {
+        if self.setting.kind.is_secret() {
             self.text.zeroize();
         }
     }

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::sources::DEFAULT_ORIGIN;
 use super::table::{ORIGINAL_NAMES, Setting, setting};
-use super::{Effective, values};
+use super::{Effective, rules};
 
 /// How the original was told what to log, and which setting does that here. The values of the two differ.
 const LOGGING: [(&str, &str); 4] = [
@@ -27,19 +27,18 @@ pub(super) fn doubts(effective: &[Effective], environment: &BTreeMap<OsString, O
     let ours = |key: &str| setting(key).map(Setting::environment).unwrap_or_default();
     let asked = environment.get(OsStr::new(ORIGINAL_NAMES)).map(|asked| asked.to_string_lossy());
     let Some(asked) = asked else {
-        let unheard = effective.iter().filter(|entry| {
-            let name = entry.setting.original;
-            TELLING.contains(&name) && is_set(name) && is_left(entry.setting.key)
-        });
-        let say = |entry: &Effective| {
-            let (name, ours) = (entry.setting.original, entry.setting.environment());
-            format!(
-                "{name} is set, and does not count: set {ours}, or {ORIGINAL_NAMES}=1 for all names of the original's image"
-            )
+        let unheard = |entry: &Effective| {
+            let name = entry.setting.original.filter(|name| TELLING.contains(name) && is_set(name))?;
+            let ours = entry.setting.environment();
+            is_left(entry.setting.key).then(|| {
+                format!(
+                    "{name} is set, and does not count: set {ours}, or {ORIGINAL_NAMES}=1 for all names of the original's image"
+                )
+            })
         };
-        return unheard.map(say).collect();
+        return effective.iter().filter_map(unheard).collect();
     };
-    if values::boolean(&asked) != Ok(true) {
+    if rules::boolean(&asked) != Ok(true) {
         return Vec::new();
     }
     let mut doubts: Vec<String> = LOGGING

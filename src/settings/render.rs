@@ -16,8 +16,7 @@ pub fn example_toml() -> String {
          # The command line and the environment (BLUEFLOOD_FORWARD_...) win over this file.\n\
          # `blueflood-forward check --config FILE` says what counts, and where it comes from.\n\n",
     );
-    let originals: Vec<&str> =
-        TABLE.iter().map(|setting| setting.original).filter(|name| !name.is_empty()).collect();
+    let originals: Vec<&str> = TABLE.iter().filter_map(|setting| setting.original).collect();
     let originals = format!(
         "With {ORIGINAL_NAMES}=1 the environment of the original's image counts too, below ours and where it is not \
          empty: {}.",
@@ -47,9 +46,9 @@ pub fn table_markdown() -> String {
         let _ = write!(text, "\n**{}**\n\n| option | default | |\n| --- | --- | --- |\n", group.heading());
         for setting in TABLE.iter().filter(|setting| setting.group == group) {
             let short = setting.short.map(|letter| format!("`-{letter}` ")).unwrap_or_default();
-            let value = setting.value.replace('|', "\\|");
+            let value = setting.placeholder().replace('|', "\\|");
             let default = match setting.default {
-                "" => setting.empty.to_owned(),
+                "" => setting.shown(""),
                 text => setting.shown(text).replacen(text, &format!("`{text}`"), 1),
             };
             let help = setting.help();
@@ -61,7 +60,7 @@ pub fn table_markdown() -> String {
 
 fn toml_value(setting: &Setting) -> String {
     let default = setting.default;
-    if setting.list {
+    if setting.kind.is_list() {
         format!("[\"{default}\"]")
     } else if default.parse::<f64>().is_ok() || default.parse::<bool>().is_ok() {
         default.to_owned()

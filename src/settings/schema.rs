@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::kind::Kind;
 use super::table::{Setting, TABLE};
 
 /// What `blueflood-forward check --schema` prints: a file that fits it has only known keys, and values of a kind that
@@ -29,57 +30,53 @@ fn property(setting: &Setting) -> Value {
     if !setting.default.is_empty() {
         property.insert("default".to_owned(), default(setting));
     }
-    if setting.secret {
+    if setting.kind.is_secret() {
         property.insert("writeOnly".to_owned(), true.into());
     }
     property.into()
 }
 
-/// The name that stands for a value in the help says what it is.
 fn kind(setting: &Setting) -> Map<String, Value> {
-    let kind = match setting.value {
-        _ if setting.list => json!({ "anyOf": [
+    let kind = match setting.kind {
+        Kind::Endpoints => json!({ "anyOf": [
             { "type": "string" },
             { "type": "array", "items": { "type": "string" }, "minItems": 1 },
         ] }),
-        "COUNT" | "SECONDS" => json!({ "type": "integer", "minimum": 0 }),
-        "SIZE" => json!({ "anyOf": [
+        Kind::Count | Kind::Seconds => json!({ "type": "integer", "minimum": 0 }),
+        Kind::Size => json!({ "anyOf": [
             { "type": "integer", "minimum": 0 },
             { "type": "string", "pattern": "^[0-9]+ *([KMGTkmgt]([Ii]?[Bb])?|[Bb])?$" },
         ] }),
-        "TIME" => json!({ "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string" }] }),
-        "true|false" => json!({ "type": "boolean" }),
-        words if words.contains('|') => {
-            let words: Vec<&str> = words.split('|').collect();
-            // The original's names do as well where one of them is the default.
-            if words.contains(&setting.default) && !words.contains(&"URL") {
-                json!({ "type": "string", "enum": words })
-            } else {
-                json!({ "type": "string", "examples": words })
-            }
+        Kind::Time => json!({ "anyOf": [{ "type": "number", "minimum": 0 }, { "type": "string" }] }),
+        Kind::Flag => json!({ "type": "boolean" }),
+        // It may be empty, or a URL, as well.
+        Kind::Words(_) if setting.empty.is_some() => {
+            json!({ "type": "string", "examples": setting.kind.words() })
         }
-        _ => json!({ "type": "string" }),
+        Kind::UrlOr(words) => json!({ "type": "string", "examples": words }),
+        Kind::Words(words) => json!({ "type": "string", "enum": words() }),
+        Kind::Url | Kind::Address | Kind::File | Kind::Text | Kind::Secret => json!({ "type": "string" }),
     };
     kind.as_object().cloned().unwrap_or_default()
 }
 
 fn description(setting: &Setting) -> String {
     let mut text = setting.help().split_whitespace().collect::<Vec<_>>().join(" ");
-    match (setting.value, setting.unit) {
-        ("SIZE", _) => text.push_str(" In bytes, or a text such as \"64KiB\", \"10MiB\", \"1GiB\"."),
-        ("TIME", _) => text.push_str(" In seconds, or a text such as \"500ms\", \"10min\", \"2d\"."),
-        (_, "s") => text.push_str(" In seconds."),
+    match setting.kind {
+        Kind::Size => text.push_str(" In bytes, or a text such as \"64KiB\", \"10MiB\", \"1GiB\"."),
+        Kind::Time => text.push_str(" In seconds, or a text such as \"500ms\", \"10min\", \"2d\"."),
+        Kind::Seconds => text.push_str(" In seconds."),
         _ => {}
     }
     if setting.default.is_empty() {
-        text.push_str(&format!(" Default: {}.", setting.empty));
+        text.push_str(&format!(" Default: {}.", setting.shown(setting.default)));
     }
     text
 }
 
 fn default(setting: &Setting) -> Value {
     let text = setting.default;
-    if setting.list {
+    if setting.kind.is_list() {
         return json!([text]);
     }
     // A number and a truth are written as they stand; all else is text.

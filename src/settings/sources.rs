@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::ini::Ini;
 use super::table::{ENVIRONMENT_PREFIX, ORIGINAL_NAMES, Setting, TABLE, setting};
-use super::{Effective, Problem, values};
+use super::{Effective, Problem, rules};
 
 /// What of the process the settings depend on, handed in so that tests need no process.
 pub struct Surroundings<'a> {
@@ -128,7 +128,7 @@ impl Gathered {
     fn originals_environment(&mut self, environment: &BTreeMap<OsString, OsString>) -> Layer {
         let mut layer = Layer::default();
         let asked = environment.get(OsStr::new(ORIGINAL_NAMES)).map(|asked| asked.to_string_lossy());
-        match asked.as_deref().map(values::boolean) {
+        match asked.as_deref().map(rules::boolean) {
             Some(Ok(true)) => {}
             Some(Err(why)) => {
                 self.problems.push(Problem::new(ORIGINAL_NAMES, "environment", why));
@@ -136,8 +136,7 @@ impl Gathered {
             }
             _ => return layer,
         }
-        for setting in TABLE.iter().filter(|setting| !setting.original.is_empty()) {
-            let name = setting.original;
+        for (setting, name) in TABLE.iter().filter_map(|setting| Some((setting, setting.original?))) {
             let origin = format!("environment {name}");
             match environment.get(OsStr::new(name)).map(|value| value.to_str()) {
                 Some(Some(text)) if !text.is_empty() => layer.set(setting, several(setting, text), &origin),
@@ -173,7 +172,7 @@ impl Gathered {
             match file_entry(&key, value.kind, format) {
                 // The original ships an example in which `tenant=` is empty.
                 Ok((setting, text))
-                    if format == FileKind::Ini && text.is_empty() && setting.empty.is_empty() =>
+                    if format == FileKind::Ini && text.is_empty() && setting.empty.is_none() =>
                 {
                     let default = setting.shown(setting.default);
                     self.warnings.push(format!("{key} is empty in {origin}: its default is used, {default}"));
@@ -314,7 +313,7 @@ fn file_entry(key: &str, value: ValueKind, format: FileKind) -> Result<(&'static
 
 /// Several values in one text: one a line, as the readers of values expect them.
 fn several(setting: &Setting, text: &str) -> String {
-    if !setting.list {
+    if !setting.kind.is_list() {
         return text.to_owned();
     }
     let mut values = String::new();
@@ -339,14 +338,14 @@ fn text_of(setting: &Setting, kind: ValueKind) -> Result<String, String> {
     match kind {
         ValueKind::Nil => Ok(String::new()),
         ValueKind::Table(_) => Err("has keys of its own: write a plain value".to_owned()),
-        ValueKind::Array(values) if setting.list => {
+        ValueKind::Array(values) if setting.kind.is_list() => {
             let texts: Result<Vec<String>, String> =
                 values.into_iter().map(|value| text_of(setting, value.kind)).collect();
             Ok(texts?.join("\n"))
         }
         ValueKind::Array(_) => Err("is a list: write one value".to_owned()),
         ValueKind::String(text) => Ok(text),
-        _ if setting.is_any_text() => Err(
+        _ if setting.kind.is_any_text() => Err(
             "is read as a number, or as true or false, whose text may be another (007 is 7): write it in \
                  quotes"
                 .to_owned(),

@@ -1,11 +1,8 @@
-//! Owns whether a request can be made of a URL at all, and what to write where it cannot.
+//! Owns whether a request can be made of a URL at all. Every error says what is wrong with the URL, and what to write.
 
 use actors::http_client;
 
 /// Whether an IPv6 address stands in a URL as it must.
-///
-/// # Errors
-/// What to write.
 pub(super) fn addressed(url: &str) -> Result<(), String> {
     let (scheme, authority, _) = parts(url);
     if !authority.starts_with('[') && authority.matches(':').count() > 1 {
@@ -32,9 +29,6 @@ pub(super) fn addressed(url: &str) -> Result<(), String> {
 }
 
 /// Whether requests can be made of a base URL at all.
-///
-/// # Errors
-/// What is wrong with it, and what to write.
 pub(super) fn requestable(url: &str) -> Result<(), String> {
     let (scheme, authority, path) = parts(url);
     if !authority.is_ascii() {
@@ -73,9 +67,6 @@ fn parts(url: &str) -> (&str, &str, &str) {
 }
 
 /// Whether something is left of Blueflood's own paths, to which the daemon would add them again.
-///
-/// # Errors
-/// What to write instead.
 pub(super) fn base_of_blueflood(url: &str) -> Result<(), String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     let mut segments = rest.split('/');

@@ -145,8 +145,8 @@ async fn ingest(
     tenancy: Tenancy,
     shared: &Shared,
 ) -> io::Result<After> {
-    let (door, request) = (shared.door.clone(), received.clone());
-    let refused = tokio::task::spawn_blocking(move || door(&request)).await;
+    let (authorizer, request) = (shared.authorizer.clone(), received.clone());
+    let refused = tokio::task::spawn_blocking(move || authorizer(&request)).await;
     if let Some(status) = refused.map_err(io::Error::other)? {
         shared.change(|state| state.record(received));
         return send(client, head, &Answer::empty(status)).await;

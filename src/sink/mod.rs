@@ -60,7 +60,7 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// What stands before Blueflood, as the proxy does that asks Keystone: the status that an ingest request gets instead
 /// of Blueflood's answer, if any. It may take its time: other requests do not wait for it.
-pub type Door = Arc<dyn Fn(&Received) -> Option<u16> + Send + Sync>;
+pub type Authorizer = Arc<dyn Fn(&Received) -> Option<u16> + Send + Sync>;
 
 /// How a stand-in is set up.
 #[derive(Clone)]
@@ -71,8 +71,8 @@ pub struct Options {
     pub points_max: usize,
     /// Bytes of requests remembered for [`State::requests`]. Default: 64 MiB.
     pub received_bytes_max: usize,
-    /// Who lets requests in. Default: all come in.
-    pub door: Door,
+    /// Which requests are let in. Default: all.
+    pub authorizer: Authorizer,
 }
 
 impl Default for Options {
@@ -81,7 +81,7 @@ impl Default for Options {
             clock: Arc::new(system_ms),
             points_max: 1_000_000,
             received_bytes_max: 64 << 20,
-            door: Arc::new(|_| None),
+            authorizer: Arc::new(|_| None),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Sink {
             state: Mutex::new(State::new(points_max, options.received_bytes_max)),
             changed: Condvar::new(),
             clock: options.clock,
-            door: options.door,
+            authorizer: options.authorizer,
         });
         let (commands, inbox) = mpsc::unbounded_channel();
         let serving = shared.clone();
@@ -144,7 +144,7 @@ impl SinkHandle {
         format!("http://{}", self.address)
     }
 
-    /// Its port.
+    /// The port that it listens on.
     pub fn port(&self) -> u16 {
         self.address.port()
     }
@@ -247,7 +247,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     clock: Clock,
-    door: Door,
+    authorizer: Authorizer,
 }
 
 impl Shared {

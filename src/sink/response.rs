@@ -8,19 +8,19 @@ use std::fmt::Write as _;
 /// The body of one answer at most, in bytes: 16 MiB. A list of refused rows ends there.
 const REFUSAL_BYTES_MAX: usize = 16 << 20;
 
-/// One answer.
+/// An answer before it is written to the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// Whole header lines, without their ends, that stand before `Content-Length`.
     pub headers: Vec<String>,
-    /// The body.
+    /// The bytes behind the head.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A status alone.
+    /// An answer without a body.
     pub fn empty(status: u16) -> Self {
         Answer { status, headers: Vec::new(), body: Vec::new() }
     }

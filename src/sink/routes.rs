@@ -11,7 +11,7 @@ use super::response::Answer;
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
 pub(super) enum Route {
-    /// Rows are brought.
+    /// Rows are brought, to be stored.
     Ingest { tenant: String, tenancy: Tenancy },
     /// One metric is read back.
     View { tenant: String, name: String },

@@ -51,7 +51,7 @@ pub struct Step {
     body_has: Option<String>,
     /// Only for requests whose body is longer, in bytes after inflation.
     body_over: Option<usize>,
-    /// How often yet; none for ever.
+    /// How often it is still taken; none for ever.
     times: Option<u32>,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct Plan {
 }
 
 impl Script {
-    /// All is normal.
+    /// No step is due: Blueflood's own answer.
     pub fn new() -> Self {
         Script::default()
     }
@@ -182,7 +182,7 @@ impl Step {
         Step { stored: true, ..self }
     }
 
-    /// So many times.
+    /// The step is taken so many times, one after the other.
     pub fn times(self, times: u32) -> Self {
         Step { times: Some(times), ..self }
     }

@@ -19,7 +19,7 @@ const SLOT_KNOWN_FOR: Duration = Duration::from_secs(30);
 /// One request, as it was received.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// `POST`, mostly.
+    /// The method, as it was sent; `POST` where rows are brought.
     pub method: String,
     /// Path and query as sent.
     pub target: String,

@@ -40,7 +40,7 @@ pub(super) struct Row<'a> {
 pub(super) struct Series {
     /// The last unit that came with it.
     pub unit: Option<String>,
-    /// By millisecond.
+    /// The values by their times, in milliseconds since the epoch.
     pub points: BTreeMap<i64, Kept>,
 }
 

@@ -65,7 +65,7 @@ struct Books {
 }
 
 impl Door {
-    fn asks_at(&self, port: u16) -> sink::Door {
+    fn asks_at(&self, port: u16) -> sink::Authorizer {
         let books = self.0.clone();
         Arc::new(move |request: &Received| {
             let token = request.header("X-Auth-Token").unwrap_or_default().to_owned();
@@ -143,7 +143,7 @@ fn keystone_is(daemon: &Daemon, state: &str) -> bool {
 async fn real_tokens_expire_keystone_goes_and_comes_and_the_password_changes_under_load() {
     let Some(mut keystone) = Keystone::start().await else { return };
     let door = Door::default();
-    let world = World::with(sink::Options { door: door.asks_at(keystone.port), ..Default::default() });
+    let world = World::with(sink::Options { authorizer: door.asks_at(keystone.port), ..Default::default() });
     let key_file = world.folder.path().join("key");
     fs::write(&key_file, PASSWORD).unwrap();
     let auth = ["--auth_type", "v3password", "--auth_project", "admin", "--user", "admin"];
@@ -197,7 +197,7 @@ async fn ten_payloads_refused_together_renew_once_and_all_carry_the_tenant_of_th
         seen.fetch_add(u64::from(is_over), Ordering::Relaxed);
         is_over.then_some(401)
     };
-    let world = World::with(sink::Options { door: Arc::new(door), ..Default::default() });
+    let world = World::with(sink::Options { authorizer: Arc::new(door), ..Default::default() });
     let url = format!("http://127.0.0.1:{}/v2.0/tokens", keystone.port);
     let auth = ["--user", "bob", "--key", "k3y", "--auth_url", &url];
     let daemon = world.daemon(&[&auth[..], &["--max_rows", "20", "--concurrency", "10"]].concat());

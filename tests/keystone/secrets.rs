@@ -111,7 +111,7 @@ async fn is_never_seen(way: Way) {
     keystone.answers(&[&refusal]);
     // A Blueflood that takes no token but the second.
     let door = |request: &Received| (request.header("X-Auth-Token") != Some(TOKENS[1])).then_some(401);
-    let world = World::with(sink::Options { door: Arc::new(door), ..Default::default() });
+    let world = World::with(sink::Options { authorizer: Arc::new(door), ..Default::default() });
     let words = world.folder.path().join("words");
     let out = OpenOptions::new().create(true).append(true).open(&words).unwrap();
     let url = format!("http://127.0.0.1:{}/v2.0/tokens", keystone.port);

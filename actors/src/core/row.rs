@@ -264,7 +264,7 @@ pub struct Encoder {
 }
 
 /// The settings that shape rows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowSettings {
     /// Put before each name with a dot between; empty: none.
     pub prefix: String,
