@@ -2,6 +2,7 @@
 //! what they share with it, and never wait for it.
 
 mod figures;
+mod filled;
 mod health;
 mod http;
 mod own;

@@ -53,7 +53,7 @@ fn a_202_is_sent_again_until_it_gets_better_and_never_counts_as_delivered() {
     daemon.expect("many tries", |_| world.posts() > 8);
     assert_eq!((daemon.count("delivered"), daemon.count("buffered")), (0, 5));
     daemon.expect("a line that says so", |_| {
-        daemon.said("Blueflood does not take metrics: they are kept, and sent again").is_some()
+        daemon.said("Blueflood does not take metrics: it is tried again by itself").is_some()
     });
     world.answers("");
     daemon.expect_recovery(&world);
