@@ -200,9 +200,10 @@ function showChart(now) {
     svg.append(drawn("line", { class: "grid", x1: left, x2: wide - 8, y1: y(value), y2: y(value) }));
     svg.append(drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, rate(value)));
   }
+  // Without dates, which have no room beside each other on a phone: no span is longer than a day.
   for (let i = 0; i <= ticks; i += 1) {
     const at = now - far + (far * i) / ticks;
-    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, now, far < ticks * 60 ? EXACT : {})));
+    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, at, far < ticks * 60 ? EXACT : {})));
   }
   const line = (key) => all.map((step, i) => `${i ? "L" : "M"}${x(step.at).toFixed(1)} ${y(step[key]).toFixed(1)}`).join("");
   if (all.length > 1) {
