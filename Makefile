@@ -22,7 +22,7 @@ MSRV := $(shell sed -n 's/^rust-version = "\([0-9.]*\)".*/\1/p' Cargo.toml)
 # What a program comes to.
 SIZE = ls -l $(1) | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
 
-.PHONY: help run test tests lint deny msrv build release static deb deb-test vm-test torture scenarios fuzz bench bench-micro bench-instructions clean
+.PHONY: help run test tests lint deny msrv build release static deb deb-test vm-test torture scenarios pictures fuzz bench bench-micro bench-instructions clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,11 @@ torture: ## kill the daemon TORTURE_ROUNDS times, take its file and its disk awa
 # A part of them is in `make test`, with small loads.
 scenarios: ## flows that must end well, in bad weather: ten minutes; ONLY="brown stop" some, ONLY=list names, SEED=n again
 	@SCENARIOS=all ONLY="$(ONLY)" JOBS=$(JOBS) $(CARGO) test --release --test scenarios
+
+# They need a browser. README and config/pictures show them.
+pictures: ## the pictures of the page in config/pictures, made anew by a real flow: six minutes
+	@mkdir -p config/pictures
+	$(CARGO) test --features faults --test e2e -- --ignored --exact page::pictures
 
 # What it finds goes to .cache/fuzz; only seeds that a test can name are committed.
 fuzz: ## fuzz the decoders and the answers, FUZZ_SECONDS each

@@ -28,7 +28,7 @@ use crate::{
         histogram::Histogram,
         outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Notice, Now, Outbox, ParcelId, Who},
         payload,
-        verdict::NO_TOKEN,
+        verdict::{NO_TOKEN, remedy},
     },
     faults,
     keystone_auth::{GetToken, NoToken, Rejected, Token},
@@ -442,12 +442,12 @@ impl Forwarder {
         let url = self.failed_url.clone().unwrap_or_else(|| self.options.target.ingest_url(""));
         match notice {
             Notice::Closed { who: Who::Blueflood, cause, wait } => {
-                warn!(log, "Blueflood does not take metrics: they are kept, and sent again";
-                    "url" => &url, "cause" => cause, "next_try_s" => wait.as_secs_f64());
+                warn!(log, "Blueflood does not take metrics: it is tried again by itself";
+                    "url" => &url, "cause" => cause, "next_try_s" => tenths(wait));
             }
             Notice::Closed { who: Who::Keystone, cause, wait } => {
                 warn!(log, "Keystone gives no token: metrics are kept, and sent when it does";
-                    "cause" => cause, "next_try_s" => wait.as_secs_f64());
+                    "cause" => cause, "next_try_s" => tenths(wait));
             }
             Notice::Examining { cause } => {
                 info!(log, "Blueflood works, but does not take one payload: it is sent in parts, to find the rows that cause it";
@@ -458,9 +458,9 @@ impl Forwarder {
                     "url" => &url, "after_s" => after.as_secs(), "failed_tries" => failures);
             }
             Notice::Misconfigured(text) => {
-                error!(log, "Blueflood refuses everything, which only a change can mend: check --blueflood, \
-                             --tenant and the credentials; metrics are kept meanwhile";
-                    "url" => &url, "answer" => text);
+                let next = remedy(&text, self.options.auth.is_some());
+                error!(log, "Blueflood refuses everything, which only a change can mend";
+                    "url" => &url, "answer" => text, "next" => next);
             }
             Notice::Halving { rows, cause } => {
                 info!(log, "a payload fails by itself: halving it to find the rows that cause it";
@@ -552,6 +552,11 @@ pub(crate) async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Op
         }
         Err(Gone) => Err(Missing { cause: "the daemon is stopping".to_owned(), retry_in: Duration::ZERO }),
     }
+}
+
+/// Seconds for a reader: more digits say nothing.
+fn tenths(wait: Duration) -> f64 {
+    (wait.as_secs_f64() * 10.0).round() / 10.0
 }
 
 impl Actor for Forwarder {

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use actors::core::human::{bytes, clock, count, rate, span};
+use actors::core::human::{bytes, clock, count, counted, rate, span};
 use actors::core::printable::printable;
 use actors::core::verdict::Condition;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -178,6 +178,7 @@ fn figures(stats: &Value) -> Vec<String> {
     let forwarder = at(stats, "/forwarder");
     let now = at(stats, "/time_ms").as_u64().unwrap_or(0) / 1_000;
     let n = |value: &Value| value.as_u64().map_or("?".to_owned(), count);
+    let some = |value: &Value, one: &str| value.as_u64().map_or(format!("? {one}s"), |n| counted(n, one));
     let ago = |time: &Value, never: &str| {
         time.as_u64().map_or(never.to_owned(), |time| format!("{} ago", span(now.saturating_sub(time))))
     };
@@ -219,14 +220,16 @@ fn figures(stats: &Value) -> Vec<String> {
             ago(at(forwarder, "/last_success"), "not since the start")
         ),
     });
+    let size = |path: &str| at(stats, path).as_u64().filter(|&bytes| bytes > 0);
+    // A full disk ends it before its own cap does.
+    let cap = size("/spool/bytes_cap").or_else(|| size("/spool/bytes_max")).unwrap_or(0);
+    let oldest = at(stats, "/spool/oldest_time").as_u64().map_or("nothing waits".to_owned(), |at| {
+        format!("the oldest datapoint of {} ago", span(now.saturating_sub(at)))
+    });
     lines.push(format!(
-        "spool      {} of {}, the oldest datapoint {}, {}",
+        "spool      {} of {}, {oldest}, {}",
         bytes(at(stats, "/spool/used_bytes").as_u64().unwrap_or(0)),
-        bytes(at(stats, "/spool/bytes_max").as_u64().unwrap_or(0)),
-        at(stats, "/spool/oldest_time").as_u64().map_or("none: nothing waits".to_owned(), |at| format!(
-            "of {}",
-            span(now.saturating_sub(at)) + " ago"
-        )),
+        bytes(cap),
         plain(at(stats, "/spool/path"))
     ));
     // Fields of a disk that is full, or of a spool that something is amiss with.
@@ -244,8 +247,8 @@ fn figures(stats: &Value) -> Vec<String> {
     // A daemon of before tells their bytes only.
     if let Some(letters) = at(stats, "/spool/dead_letters").as_u64().filter(|&letters| letters > 0) {
         lines.push(format!(
-            "letters    {} dead letters, {}: see blueflood-forward dead-letters list",
-            count(letters),
+            "letters    {}, {}: see blueflood-forward dead-letters list",
+            counted(letters, "dead letter"),
             bytes(at(stats, "/spool/dead_letter_bytes").as_u64().unwrap_or(0))
         ));
     }
@@ -279,20 +282,20 @@ fn figures(stats: &Value) -> Vec<String> {
     });
     for listener in at(stats, "/listeners").as_array().into_iter().flatten() {
         lines.push(format!(
-            "listener   {} ({}): {} connections, {} datapoints, the last {}",
+            "listener   {} ({}): {}, {}, the last {}",
             plain(at(listener, "/endpoint")),
             plain(at(listener, "/protocol")),
-            n(at(listener, "/connections")),
-            n(at(listener, "/datapoints")),
+            some(at(listener, "/connections"), "connection"),
+            some(at(listener, "/datapoints"), "datapoint"),
             ago(at(listener, "/last_received"), "not since the start")
         ));
     }
     lines.push(format!(
-        "forwarder  {} in flight of {}, {} set aside, {} requests, {} of them again",
+        "forwarder  {} in flight of {}, {} set aside, {}, {} of them again",
         n(at(forwarder, "/in_flight")),
         n(at(forwarder, "/concurrency")),
         n(at(forwarder, "/set_aside")),
-        n(at(forwarder, "/posts")),
+        some(at(forwarder, "/posts"), "request"),
         n(at(forwarder, "/retries"))
     ));
     let error_time = at(forwarder, "/last_error/time").as_u64().unwrap_or(0);

@@ -52,7 +52,7 @@ fn a_202_is_sent_again_until_it_gets_better_and_never_counts_as_delivered() {
     let (world, daemon) = answered(script("202/storedx*"), 5, &[]);
     daemon.expect("many tries", |_| world.posts() > 8);
     assert_eq!((daemon.count("delivered"), daemon.count("buffered")), (0, 5));
-    daemon.expect_said("Blueflood does not take metrics: they are kept, and sent again");
+    daemon.expect_said("Blueflood does not take metrics: it is tried again by itself");
     world.answers("");
     daemon.expect_recovery(&world);
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::world::*;
 
-const DOWN: &str = "Blueflood does not take metrics: they are kept, and sent again";
+const DOWN: &str = "Blueflood does not take metrics: it is tried again by itself";
 
 /// The closing line accounts for everything that was received.
 fn expect_whole(ended: &Ended, received: u64) {

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -102,7 +103,7 @@ fn the_page_shows_what_happens_and_strangers_names_stay_text() {
 
     assert_eq!(browser.ask("text senders"), "127.0.0.1250100 %");
     // Hostile names are there to be read, and are nothing but text.
-    assert!(browser.ask("text listeners").as_str().unwrap().contains("<script>alert(1)</script>"));
+    assert!(browser.ask("text reasons").as_str().unwrap().contains("<script>alert(1)</script>"));
     assert_eq!(browser.ask("elements - main script"), 0);
     assert_eq!(browser.ask("elements - img"), 0);
 
@@ -169,4 +170,58 @@ fn the_page_is_served_filled_in() {
         page.contains("tenant <b id=\"tenant\">&lt;b&gt;&amp;&quot;acme</b>") && !page.contains("{{"),
         "{page}"
     );
+    // So do the samples of what was lost, and no box is shown that only a script fills.
+    daemon.send("<svg/onload=alert(1)> nan 1\n");
+    daemon.expect("skipped", |stats| !stats["verdict"]["losses"][0]["last"].is_null());
+    let (_, page) = daemon.get("/");
+    assert!(page.contains("<dt>skipped: value_nan</dt><dd>1, the last from 127.0.0.1:"), "{page}");
+    assert!(page.contains("&lt;svg/onload=alert(1)&gt; NaN 1</dd>") && !page.contains("<svg"), "{page}");
+    assert!(page.contains("<td data-name=\"datapoints\">3</td>"), "{page}");
+    assert!(
+        page.contains("received 4 = skipped 1 + buffered 3") && page.contains(" KiB of 1.0 GiB</p>"),
+        "{page}"
+    );
+    assert!(page.contains("class=\"unscripted\"") && page.contains("since "), "{page}");
+}
+
+/// Makes the pictures of `config/pictures` anew: a flow, and one of which some is lost. What an operator looks at is the
+/// last minutes, so they have to pass.
+#[test]
+#[ignore = "make pictures: it takes five minutes, and a browser"]
+fn pictures() {
+    let (well, losing) = (World::new(), World::new());
+    losing.answers("refuse(bad.)");
+    let daemons = [&well, &losing].map(|world| world.daemon(&["--interval", "5"]));
+    let [well, losing] = &daemons;
+    // They go on sending while they are looked at, until the daemons are gone.
+    let mut senders = daemons.each_ref().map(|daemon| daemon.connect());
+    std::thread::spawn(move || {
+        for round in 0_usize.. {
+            let flow = lines(&format!("web{}.cpu", round % 7), 40 + round % 9);
+            let bad = format!("bad.host 1 {}\nweb1.cpu 0.5\nweb2.cpu nan {}\n", now(), now());
+            let texts = [flow.clone(), if round % 5 == 0 { flow + &bad } else { flow }];
+            for (sender, text) in senders.iter_mut().zip(texts) {
+                if sender.write_all(text.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    while losing.stats()["uptime_s"].as_u64() < Some(300) {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    picture(well, "page.png", 1_000, "light");
+    picture(losing, "losing.png", 1_000, "light");
+    picture(losing, "phone-dark.png", 390, "dark");
+}
+
+/// A picture of a daemon's page, in `config/pictures`.
+fn picture(daemon: &Daemon, name: &str, width: u32, scheme: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pictures").join(name);
+    let url = daemon.expect_said("showing its figures")["url"].as_str().unwrap().replace("/stats", "/");
+    let mut browser = Browser::open(&url).expect("chromium, node and npm");
+    assert!(has("upng-js", 2), "npm install upng-js");
+    let bytes = browser.ask(&format!("picture {width} {scheme} {}", path.display()));
+    assert!(bytes.as_u64() < Some(120_000), "{name}: {bytes} bytes");
 }

@@ -45,9 +45,9 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// A rate a second: `0.4/s`, `1,250/s`.
+/// A rate a second: `0/s`, `0.4/s`, `1,250/s`.
 pub fn rate(per_second: f64) -> String {
-    if per_second >= 10.0 {
+    if per_second >= 10.0 || per_second == 0.0 {
         // No count is that large.
         format!("{}/s", count(per_second.round() as u64))
     } else {
@@ -93,7 +93,7 @@ mod tests {
         ] {
             assert_eq!(span(seconds), text);
         }
-        assert_eq!((rate(0.44), rate(1_249.6)), ("0.4/s".to_owned(), "1,250/s".to_owned()));
+        assert_eq!([rate(0.0), rate(0.44), rate(1_249.6)], ["0/s", "0.4/s", "1,250/s"]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
-use super::{HistoryOf, Metrics, SharedSources, Snapshot, View, figures};
+use super::{HistoryOf, Metrics, SharedSources, Snapshot, View, figures, page};
 use crate::tap;
 
 /// How long a request for figures may take to arrive.
@@ -85,7 +85,8 @@ pub(super) fn server(
             .service(look("/metrics", prometheus))
             .service(look("/healthz", health))
             .service(look("/readyz", readiness))
-            .service(look("/delivering", delivering));
+            .service(look("/delivering", delivering))
+            .default_service(web::to(elsewhere));
         #[cfg(feature = "faults")]
         let app = app
             .route("/fault/{place}", web::post().to(arm_fault))
@@ -151,6 +152,12 @@ fn is_loopback(host: &str) -> bool {
     names_loopback && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
+/// Says what there is, where nothing is.
+async fn elsewhere() -> HttpResponse {
+    let text = "nothing is here: see /, /stats, /metrics, /healthz, /readyz and /delivering\n";
+    HttpResponse::NotFound().content_type("text/plain; charset=utf-8").body(text)
+}
+
 async fn file(kind: &'static str, text: &'static str) -> HttpResponse {
     HttpResponse::Ok().content_type(kind).body(text)
 }
@@ -160,7 +167,7 @@ async fn view(shared: &Shared) -> Result<View, Error> {
 }
 
 async fn page(shared: Data<Shared>) -> Result<HttpResponse, Error> {
-    let text = view(&shared).await?.page(include_str!("page/index.html"));
+    let text = page::page(&view(&shared).await?, include_str!("page/index.html"));
     Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(text))
 }
 

@@ -1,6 +1,6 @@
 // Looks at the page of the stats port in a real browser, and prints what it saw as one line of JSON per question.
 // Usage: node look.mjs URL FOLDER. It is driven by lines on standard input, so that the test decides when to look.
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { createRequire } from "node:module";
 
@@ -11,6 +11,7 @@ const { chromium } = createRequire(`${folder}/`)("playwright-core");
 const quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: quiet });
 const errors = [];
+const COLOURS = 64;
 
 async function open(width, colorScheme) {
   const page = await (await browser.newContext({ viewport: { width, height: 900 }, colorScheme })).newPage();
@@ -84,6 +85,17 @@ const answers = {
     const light = await barriers(page);
     await page.emulateMedia({ colorScheme: "dark" });
     return [...light, ...await barriers(page)];
+  },
+  // A picture in few colours, and so a small file: `picture WIDTH SCHEME PATH`.
+  picture: async (width, schemeAndPath) => {
+    const [colorScheme, path] = schemeAndPath.split(" ");
+    const looked = await open(Number(width), colorScheme);
+    await told(looked);
+    const { decode, encode, toRGBA8 } = createRequire(`${folder}/`)("upng-js");
+    const png = decode(await looked.screenshot({ fullPage: true }));
+    const small = encode([toRGBA8(png)[0]], png.width, png.height, COLOURS);
+    await writeFile(path, Buffer.from(small));
+    return small.byteLength;
   },
   errors: () => errors,
 };

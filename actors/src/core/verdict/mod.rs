@@ -15,11 +15,11 @@ mod words;
 use std::{collections::VecDeque, time::Duration};
 
 pub use self::losses::{Count, GOES_ON_MS, Loss, Place, Said};
-pub use self::words::{NO_QUERY_SIDE, NO_TOKEN, NOT_CONFIRMED, ill};
+pub use self::words::{NO_QUERY_SIDE, NO_TOKEN, NOT_CONFIRMED, ill, remedy};
 use self::{
     losses::Runs,
     slope::{Sample, Samples, used_up_ms},
-    words::{cure, remedy},
+    words::cure,
 };
 use super::human::{self, counted};
 
@@ -401,7 +401,7 @@ impl Watch {
         let (what, next) = if let Some(cause) = &figures.keystone_refuses {
             let cause = if cause.is_empty() { String::new() } else { format!(": {cause}") };
             let what = format!("Keystone refuses the credentials{cause}");
-            (what, "check --user, --key_file, --auth_type and --auth_url".to_owned())
+            (what, "check --user, --key_file, --auth_type and --auth_url")
         } else {
             let answer = figures.misconfigured.as_ref()?;
             let what = format!("Blueflood refuses everything, a setting must be wrong: {answer}");
@@ -446,7 +446,9 @@ impl Watch {
 
     fn keeping(&self, figures: &Figures, cause: &str) -> Judged {
         let (who, next) = ill(cause);
-        let mut words = format!("{who}: {cause}");
+        // Who is ill says that already.
+        let cause = cause.strip_prefix(NO_TOKEN).map_or(cause, |rest| rest.trim_start_matches([':', ' ']));
+        let mut words = if cause.is_empty() { who.to_owned() } else { format!("{who}: {cause}") };
         if let Some(kept) = self.kept(figures, &[]) {
             words = format!("{words}; {kept}");
         }
@@ -563,16 +565,23 @@ impl Watch {
     }
 
     fn well(&self, figures: &Figures) -> Judged {
-        let words = if figures.stopping {
-            "all is well: it is stopping"
+        let judged = |words: &str| Judged::new(Condition::Well, words);
+        if figures.stopping {
+            judged("all is well: it is stopping")
         } else if figures.posts == 0 && figures.buffered == 0 && self.arrivals.last_ms.is_none() {
-            "all is well so far: nothing has come in yet, so whether Blueflood takes metrics is not known"
+            judged("all is well so far: nothing has come in yet, so whether Blueflood takes metrics is not known")
+                .next("blueflood-forward check --connect asks Blueflood; blueflood-forward send sends a metric")
         } else if figures.posts == 0 {
-            "all is well so far: nothing has been sent yet, so whether Blueflood takes metrics is not known"
+            judged(
+                "all is well so far: nothing has been sent yet, so whether Blueflood takes metrics is not known",
+            )
+        } else if self.delivered_ms.is_none() && figures.buffered > 0 {
+            judged(
+                "all is well so far: nothing has been delivered yet, so whether Blueflood takes metrics is not known",
+            )
         } else {
-            "all is well"
-        };
-        Judged::new(Condition::Well, words)
+            judged("all is well")
+        }
     }
 
     /// Until when everything is kept, if it goes on like this: whatever comes first.

@@ -38,9 +38,9 @@ pub fn ill(cause: &str) -> (&'static str, &'static str) {
 }
 
 /// What to change when Blueflood answers this to everything.
-pub(super) fn remedy(answer: &str, authenticates: bool) -> String {
+pub fn remedy(answer: &str, authenticates: bool) -> &'static str {
     let has = |word: &str| answer.contains(word);
-    let remedy = if has("HTTP 3") {
+    if has("HTTP 3") {
         "set --blueflood to where it leads"
     } else if has("HTTP 404") || has("HTTP 405") {
         "check --blueflood and --tenant"
@@ -50,8 +50,7 @@ pub(super) fn remedy(answer: &str, authenticates: bool) -> String {
         "check whether --user may write to --tenant"
     } else {
         "check --blueflood, --tenant and the credentials"
-    };
-    remedy.to_owned()
+    }
 }
 
 /// What to do about a loss.

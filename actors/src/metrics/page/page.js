@@ -4,6 +4,7 @@
 
 const $ = (id) => document.getElementById(id);
 const HISTORY_SECONDS = 900;
+const MOMENTS = 120;
 const EXPIRES_SOON = 14 * 86400;
 const svgNS = "http://www.w3.org/2000/svg";
 
@@ -13,7 +14,7 @@ const number = (n) => Number(n).toLocaleString("en");
 
 function rate(n) {
   if (!isFinite(n)) return "…";
-  return `${n >= 10 ? number(Math.round(n)) : n.toFixed(1)}/s`;
+  return `${n >= 10 || n === 0 ? number(Math.round(n)) : n.toFixed(1)}/s`;
 }
 
 function bytes(n) {
@@ -34,10 +35,12 @@ function duration(seconds) {
 const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
 const ago = (time, now, never = "never") => (time ? `${duration(now - time)} ago` : never);
 
+const EXACT = { second: "2-digit" };
+
 // A time of day where the reader is, with its date if that is another.
-function clock(seconds, now, exact = false) {
+function clock(seconds, now, more = {}) {
   const at = new Date(seconds * 1000);
-  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", ...(exact ? { second: "2-digit" } : {}) });
+  const time = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", ...more });
   return at.toDateString() === new Date(now * 1000).toDateString() ? time : `${at.toLocaleDateString()} ${time}`;
 }
 
@@ -100,7 +103,7 @@ function showVerdict(view, now) {
   say("version", `${view.version}, up for ${duration(view.uptime_s)}`);
   say("url", view.forwarder.url);
   say("tenant", view.forwarder.tenant);
-  say("clock", `at ${clock(now, now, true)}`);
+  say("clock", `at ${clock(now, now, { ...EXACT, timeZoneName: "short" })}`);
   showState(v.condition, v.words, view.host);
 }
 
@@ -111,7 +114,7 @@ function showGone() {
   document.body.classList.add("gone");
   say("condition", "no answer");
   say("health", "the daemon does not answer: trying again");
-  say("since", lastNow ? `these are its figures of ${clock(lastNow, Date.now() / 1000, true)}` : "");
+  say("since", lastNow ? `these are its figures of ${clock(lastNow, Date.now() / 1000, EXACT)}` : "");
   say("next", "systemctl status blueflood-forward, or the log");
   showState("gone", "the daemon does not answer", $("host").textContent);
 }
@@ -134,7 +137,8 @@ function showLost(view, now) {
   const reasons = ["dropped", "refused", "malformed", "skipped"].flatMap((place) =>
     Object.entries(view[place]).filter(([, n]) => n > 0).map(([reason, n]) => {
       const loss = going[`${place} ${reason}`];
-      const since = loss ? `, ${number(loss.count)} of them since ${clock(loss.since, now)}` : "";
+      const some = loss && loss.count < n ? `, ${number(loss.count)} of them` : "";
+      const since = loss ? `${some} since ${clock(loss.since, now)}` : "";
       return [`${place}: ${reason}`, number(n) + since + lastOf(view, place, reason, now), "", loss && place !== "skipped" ? "bad" : ""];
     }));
   for (const one of view.listeners) {
@@ -153,17 +157,22 @@ let reading = null;
 
 const pointsOf = (far) => (far > HISTORY_SECONDS ? minutes : seconds);
 
-// Rates between points that are at least a send interval apart: within it, what is sent comes in needles.
+// Rates between points that are some send intervals apart, and of which the last brought something, if any did: what is sent
+// comes in bursts, and a step that has one too many or too few would be a needle.
 function steps(far) {
   const points = pointsOf(far);
-  const apart = Math.max(far / 180, intervalS) * 1000;
+  const apart = Math.max(far / 60, 2 * intervalS) * 1000;
   const found = [];
-  let then = points[0];
+  let [then, before] = [points[0], points[0]];
   for (const point of points) {
-    if (point[0] - then[0] < apart) continue;
-    const span = (point[0] - then[0]) / 1000;
-    found.push({ at: point[0] / 1000, received: Math.max(0, point[1] - then[1]) / span, delivered: Math.max(0, point[2] - then[2]) / span });
-    then = point;
+    const span = point[0] - then[0];
+    const ends = point[2] > before[2] || point[2] === then[2] || span >= 2 * apart;
+    if (span >= apart && ends) {
+      const rateOf = (at) => (Math.max(0, point[at] - then[at]) * 1000) / span;
+      found.push({ at: point[0] / 1000, received: rateOf(1), delivered: rateOf(2) });
+      then = point;
+    }
+    before = point;
   }
   return found;
 }
@@ -174,8 +183,10 @@ function niceTop(most) {
 }
 
 function showChart(now) {
-  const far = Number(document.querySelector("input[name=span]:checked").value);
-  const all = steps(far).filter((step) => step.at >= now - far);
+  const wanted = Number(document.querySelector("input[name=span]:checked").value);
+  // The figures of a young daemon are not squeezed into a corner.
+  const far = Math.min(wanted, Math.max(MOMENTS, now - (pointsOf(wanted)[0]?.[0] ?? 0) / 1000));
+  const all = steps(wanted).filter((step) => step.at >= now - far);
   // Drawn in the size in which it stands, so that its words can be read on a phone.
   const [wide, high, left, bottom] = [Math.max(280, $("chart").clientWidth), 230, 64, 24];
   const ticks = wide < 500 ? 2 : 4;
@@ -189,9 +200,10 @@ function showChart(now) {
     svg.append(drawn("line", { class: "grid", x1: left, x2: wide - 8, y1: y(value), y2: y(value) }));
     svg.append(drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, rate(value)));
   }
+  // Without dates, which have no room beside each other on a phone: no span is longer than a day.
   for (let i = 0; i <= ticks; i += 1) {
     const at = now - far + (far * i) / ticks;
-    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, now)));
+    svg.append(drawn("text", { x: x(at), y: high - 6, "text-anchor": i === 0 ? "start" : i === ticks ? "end" : "middle" }, clock(at, at, far < ticks * 60 ? EXACT : {})));
   }
   const line = (key) => all.map((step, i) => `${i ? "L" : "M"}${x(step.at).toFixed(1)} ${y(step[key]).toFixed(1)}`).join("");
   if (all.length > 1) {
@@ -216,7 +228,7 @@ function read(all, now) {
   $("reading").replaceChildren(
     `${clock(near.at, now)}: `, element("span", `— received ${rate(near.received)}`, { class: "key-in" }), "  ",
     element("span", `- - delivered ${rate(near.delivered)}`, { class: "key-out" }),
-    behind > near.received / 50 ? `, ${rate(behind)} kept` : "",
+    behind > near.received / 50 ? `, ${rate(behind)} not delivered` : "",
   );
 }
 
@@ -224,15 +236,18 @@ function read(all, now) {
 
 function showSpool(view, now) {
   const s = view.spool;
-  $("gauge").value = s.bytes_max ? Math.min(1, s.used_bytes / s.bytes_max) : 0;
+  // A full disk ends it before its own cap does.
+  const room = s.bytes_cap || s.bytes_max;
+  $("gauge").value = room ? Math.min(1, s.used_bytes / room) : 0;
   const until = view.verdict.until ? `; lasts until ${clock(view.verdict.until.time, now)}` : "";
-  say("gauge-words", `${bytes(s.used_bytes)} of ${bytes(s.bytes_max)}${until}`);
+  const cap = room < s.bytes_max ? `, for the disk is full (--spool_max ${bytes(s.bytes_max)})` : "";
+  say("gauge-words", `${bytes(s.used_bytes)} of ${bytes(room)}${cap}${until}`);
   const rows = [
     ["oldest datapoint", s.oldest_time ? ago(s.oldest_time, now) : "none: nothing waits", "How long the oldest datapoint has been waiting."],
     ["dead letters", s.dead_letters ? `${number(s.dead_letters)} (${bytes(s.dead_letter_bytes)})` : "none", "Datapoints that Blueflood refused: see `blueflood-forward dead-letters list`."],
   ];
   if (s.blocked) rows.unshift(["takes nothing", s.blocked, "", "bad"]);
-  if (s.disk_full) rows.unshift(["disk", s.disk_full === true ? "full" : String(s.disk_full), "", "bad"]);
+  if (s.disk_full) rows.unshift(["disk", "full", "", "bad"]);
   if (s.amiss) rows.unshift(["amiss", String(s.amiss), "", "bad"]);
   fill($("spool"), rows);
 }
@@ -282,12 +297,11 @@ function showListeners(view, now) {
   const names = ["endpoint", "protocol", "connections", "per second", "datapoints", "last", "malformed"];
   const rows = view.listeners.map((one) => {
     const row = document.createElement("tr");
-    const malformed = Object.entries(one.malformed).map(([reason, bad]) =>
-      `${reason}: ${number(bad.count)}` + (bad.last ? `, the last from ${bad.last.peer}: ${bad.last.sample.slice(0, 120)}` : ""),
-    );
+    // Their samples stand above, among what was lost.
+    const malformed = Object.entries(one.malformed).map(([reason, bad]) => `${reason}: ${number(bad.count)}`);
     const was = then.listeners.find((other) => other.endpoint === one.endpoint) ?? one;
     const speed = span > 0 ? rate(Math.max(0, one.datapoints - was.datapoints) / span) : "…";
-    const cells = [one.endpoint, one.protocol, number(one.connections), speed, number(one.datapoints), ago(one.last_received, now, "not since the start"), malformed.join("; ") || "none"];
+    const cells = [one.endpoint, one.protocol, number(one.connections), speed, number(one.datapoints), ago(one.last_received, now, "not since the start"), malformed.join(", ") || "none"];
     row.append(...cells.map((text, i) => element("td", text, { "data-name": names[i] })));
     return row;
   });
@@ -414,6 +428,7 @@ function offerHelp() {
 
 async function start() {
   offerHelp();
+  document.body.classList.remove("unscripted");
   const asJson = async (path) => (await fetch(path)).json();
   const history = await asJson("/history");
   seconds = history.points;
