@@ -22,24 +22,26 @@ fn admin() -> Account {
 }
 
 /// Whoever asks, at any time, gets a token that Keystone knows, for several lives of one.
+///
+/// On a busy machine Keystone may take longer to answer than the token had left. Such an answer proves nothing, so it goes on
+/// until four lives are proven good.
 async fn holds_a_good_token_for_three_lives(auth: &Auth, keystone: &Keystone) {
     let first = auth.gets_a_token().await;
     let mut known = BTreeSet::new();
-    until("fourth token", async || {
+    until("fourth good token", async || {
         let token = auth.asks().await.expect("a renewal never leaves anyone without a token");
         let (asked, left) = (Instant::now(), auth.status().expires_in().expect("a token"));
         let answer = keystone.knows(token.secret.reveal()).await;
-        // On a busy machine, Keystone may take longer to answer than the token had left.
         if asked.elapsed() < left {
             assert_eq!(answer, Ok(()), "{left:?} before its end");
             known.insert(token.generation);
         }
-        known.contains(&(first.generation + 3)).then_some(())
+        (known.len() >= 4).then_some(())
     })
     .await;
-    assert!(known.into_iter().eq(1..=4), "each of them was good");
     let status = auth.status();
-    assert_eq!((status.state, status.renewals, status.failures), (State::Valid, 4, 0));
+    assert_eq!((status.state, status.failures), (State::Valid, 0));
+    assert!(known.last().is_some_and(|&last| last <= status.renewals), "{known:?} {status:?}");
     assert!(status.expires_in().is_some_and(|left| left > Duration::ZERO && left < OVER));
     assert_eq!(auth.said("Keystone gave a token"), 1, "a renewal is nothing to speak of");
     assert!(first.tenant_id.is_none());

@@ -102,6 +102,7 @@ pub struct Confirm {
     said: bool,
     believed_at: Now,
     asking: bool,
+    /// Something may be due that no ask so far was made for.
     may_be_due: bool,
     /// Something may be acknowledged that was not counted.
     poked: bool,
@@ -160,7 +161,8 @@ impl Confirm {
             Event::Poke | Event::Tick => (self.may_be_due, self.poked) = (true, true),
             Event::Given { groups, left, next_in } => {
                 self.asking = false;
-                self.may_be_due = left > 0;
+                // What was told since it asked stays: the answer may be older than that.
+                self.may_be_due |= left > 0;
                 self.left = left;
                 self.next_at = next_in.map(|wait| now.saturating_add(wait));
                 for Given { id, rows, whole } in groups {
@@ -171,7 +173,8 @@ impl Confirm {
                     self.groups.entry(id).or_insert(group);
                 }
             }
-            Event::NotGiven => (self.asking, self.may_be_due) = (false, false),
+            // It asks again when it is told of something, or of the time.
+            Event::NotGiven => self.asking = false,
             Event::Looked { group, seen } => self.looked(group, seen, &mut turn),
             Event::Settled { group } => {
                 if let Some(settled) = self.groups.remove(&group)
@@ -208,7 +211,8 @@ impl Confirm {
     /// Whether nothing more can be confirmed now.
     pub fn is_drained(&self) -> bool {
         let settling = self.groups.values().any(|group| matches!(group.stage, Stage::Settling(_)));
-        let nothing_left = self.groups.is_empty() && !self.asking && !self.may_be_due;
+        let nothing_left =
+            self.groups.is_empty() && !self.asking && !self.may_be_due && self.next_at.is_none();
         !settling && (nothing_left || self.doubts() || self.way == Way::Off)
     }
 
@@ -483,7 +487,7 @@ impl Confirm {
         if !self.asking && (due && has_room || self.poked && !has_room) {
             (self.asking, self.poked) = (true, false);
             if has_room {
-                self.next_at = None;
+                (self.may_be_due, self.next_at) = (false, None);
             }
             turn.actions.push(Action::Ask(if has_room { room } else { 0 }));
         }

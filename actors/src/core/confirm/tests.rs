@@ -499,3 +499,22 @@ fn what_is_acknowledged_is_counted_though_no_more_can_be_looked_for() {
     let given = confirm.apply(Event::Given { groups: Vec::new(), left: 60, next_in: None }, at(3), 0.5);
     assert!(given.contains(&Action::Believe(Belief::Behind)), "{given:?}");
 }
+
+/// Seen: a stop ended after 0.06 s with datapoints that nobody had looked for. They were acknowledged while it asked, or it
+/// had asked with the delay that a stop does without.
+#[test]
+fn a_stop_that_comes_while_it_asks_is_over_when_what_was_acknowledged_since_is_looked_for() {
+    let mut core = Confirm::new(Way::Off);
+    assert!(core.apply(Event::Configured(Way::Sample), at(0), 0.5).contains(&Action::Ask(GROUPS_MAX)));
+    assert!(!core.apply(Event::Drain, at(1), 0.5).iter().any(|action| matches!(action, Action::Ask(_))));
+    let older = Event::Given { groups: Vec::new(), left: 0, next_in: Some(Duration::from_millis(250)) };
+    assert!(core.apply(older, at(2), 0.5).contains(&Action::Ask(GROUPS_MAX)), "as soon as it can");
+    assert!(!core.is_drained());
+    assert_eq!(give(&mut core, &[7], at(3)), [Action::Look { group: 7, what: What::Sample }]);
+    looked(&mut core, 7, Seen::AllThere, at(4));
+    assert!(!core.is_drained(), "it is not settled");
+    core.apply(Event::Settled { group: 7 }, at(5), 0.5);
+    let nothing = Event::Given { groups: Vec::new(), left: 0, next_in: None };
+    core.apply(nothing, at(6), 0.5);
+    assert!(core.is_drained());
+}
