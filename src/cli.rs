@@ -64,14 +64,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings<
     }
     let matches = match command().subcommand(commands::generate::command()).try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(answer)
-            if answer.use_stderr()
-                && let Some(advice) = twistd(&typed) =>
-        {
-            complain_of("error", [advice]);
-            return ExitCode::from(EXIT_USAGE);
-        }
         Err(answer) => {
+            if let Some(advice) = twistd(&typed).filter(|_| answer.use_stderr()) {
+                complain_of("error", [advice]);
+                return ExitCode::from(EXIT_USAGE);
+            }
             // --help and --version come this way too. Nobody is left to tell if it can't be printed.
             let _ = answer.print();
             return if answer.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
