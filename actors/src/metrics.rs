@@ -1,5 +1,19 @@
 //! Owns the local HTTP port and the view of all counters. Data flows whether it lives or not: the others count in
 //! what they share with it, and never wait for it.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `sources` | where the figures are read |
+//! | `view` | all figures at one instant |
+//! | `figures` | the table of them, which `/metrics`, `/stats`, the page and the daemon's own metrics show |
+//! | `health` | from the figures to the verdict, and from it into the log |
+//! | `judgement` | what `/healthz`, `/readyz` and `/delivering` answer |
+//! | `stats` | `/stats` |
+//! | `page` | the page |
+//! | `history` | the last minutes and the last day |
+//! | `own` | the figures as metrics of their own |
+//! | `process` | what the kernel tells of this process |
+//! | `http` | routes, and who may ask |
 
 mod figures;
 mod health;

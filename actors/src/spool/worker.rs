@@ -1,5 +1,17 @@
 //! Owns the spool's thread: which requests share a transaction, what follows a commit, and what is done when the
 //! disk is full or the file is damaged. It never decides what is sent.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `incoming` | batches become chunks, in the file or held; `drop-oldest` and `block` when there is no room |
+//! | `fresh` | the chunks in memory, those that are held among them |
+//! | `outgoing` | leases with their bodies, and the fate of what was sent |
+//! | `acknowledged` | what Blueflood acknowledged and nobody has read back |
+//! | `lanes` | whose the rows are |
+//! | `upkeep` | each second: `--max_age`, dead letters that come back, unused pages, the audit |
+//! | `disk` | a full disk |
+//! | `watch` | a file that has lost its name, or cannot be read or written |
+//! | `episode` | whether something that comes and goes was said already |
 
 mod acknowledged;
 mod disk;

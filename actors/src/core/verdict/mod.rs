@@ -7,6 +7,13 @@
 //! | losing | datapoints are lost now, or none come where some should |
 //! | keeping | nothing is delivered, or too little; everything is kept, and it is said until when |
 //! | wrong | only a change mends it: of a setting, of a disk, of this process |
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | this one | which of them it is, and its sentence |
+//! | `words` | what is said of a cause, an answer or a loss, and what to do next |
+//! | `losses` | what is lost now, and for how long that is said |
+//! | `slope` | the figures of the last minutes, and the line through them that says when the spool is full |
 
 mod losses;
 mod slope;
