@@ -26,11 +26,12 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Ask, Batch, Bodies, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError,
-    Status, WhenFull,
+    Ask, Batch, Bodies, Granted, Notice, Options, Payload, Refused, SharedLedger, SpoolError, Status,
+    WhenFull,
     open::{self, Amiss, Known, Opened, Place},
     reserve::{FullDisk, Reserve},
     store::{self, LaneNumber, Letters, Loaded, Store},
+    vocabulary::{Reply, Request},
 };
 use crate::core::{
     chunk::{Chunk, Sealer},
@@ -239,7 +240,7 @@ impl Worker {
             blocked_said: Episode::default(),
             watch: Watch::default(),
             data_version: None,
-            delays: super::delays(),
+            delays: super::status::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
             refused: BTreeMap::new(),
