@@ -56,7 +56,7 @@ const SAY_RESENT_EVERY: Duration = Duration::from_secs(60);
 /// The settings of looking.
 #[derive(Clone)]
 pub struct Options {
-    /// How it is done; `None`: by samples where there is a query side, else not at all.
+    /// How it is done; `None`: by samples where there is a query service, else not at all.
     pub way: Option<Way>,
     /// Where it looks.
     pub side: Side,
@@ -149,7 +149,7 @@ impl Confirmer {
         self.clock.elapsed()
     }
 
-    /// The query side, if there is one for us: one client, for its connections are used again.
+    /// The query service, if there is one for us: one client, for its connections are used again.
     fn query(&mut self) -> Option<Rc<Query>> {
         let options = &self.options;
         let url = options.side.url()?;
