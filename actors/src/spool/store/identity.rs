@@ -20,7 +20,7 @@ impl Store {
         self.db.execute(sql, [key, value]).map(|_| ())
     }
 
-    /// The tenant of [`LANE_DEFAULT`]: the first that ever had this spool, which is `now` if there was none.
+    /// The tenant of [`super::LANE_DEFAULT`]: the first that ever had this spool, which is `now` if there was none.
     pub fn first_tenant(&self, now: &str) -> Result<String> {
         self.db.execute("INSERT OR IGNORE INTO spool (key, value) VALUES (?1, ?2)", [FIRST_TENANT, now])?;
         self.db.query_row("SELECT value FROM spool WHERE key = ?1", [FIRST_TENANT], |row| row.get(0))
