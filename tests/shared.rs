@@ -55,7 +55,7 @@ pub fn drawn_for(test: &str) -> Rng {
 }
 
 /// A host of this machine that nobody else is likely to use. Not from the seed: two runs side by side would share it, and
-/// what answers at port 20000 of a Blueflood's host is taken for its query side.
+/// what answers at port 20000 of a Blueflood's host is taken for its query service.
 pub fn host_of_its_own() -> std::net::Ipv4Addr {
     [127, fastrand::u8(1..255), fastrand::u8(1..255), fastrand::u8(2..255)].into()
 }

@@ -154,7 +154,7 @@ impl InHand {
 
 /// The actor.
 pub struct Collector {
-    _line: Lifeline,
+    _lifeline: Lifeline,
     options: Options,
     hand: Hand,
     store: Link<Store>,
@@ -169,9 +169,15 @@ pub struct Collector {
 
 impl Collector {
     /// A collector that goes on with what is in `hand`.
-    pub fn new(line: Lifeline, options: Options, hand: Hand, store: Link<Store>, flush: Link<Flush>) -> Self {
+    pub fn new(
+        lifeline: Lifeline,
+        options: Options,
+        hand: Hand,
+        store: Link<Store>,
+        flush: Link<Flush>,
+    ) -> Self {
         Self {
-            _line: line,
+            _lifeline: lifeline,
             options,
             hand,
             store,

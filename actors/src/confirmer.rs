@@ -7,6 +7,8 @@
 mod looking;
 pub mod query;
 mod shared;
+mod side;
+mod witness;
 
 use std::{
     collections::HashMap,
@@ -22,19 +24,21 @@ use actix::{
 use slog::{Logger, info, warn};
 use tokio::sync::oneshot;
 
-pub use self::shared::{Shared, Status};
 use self::{
-    looking::{Of, load, look_for, now_ms, send},
+    looking::{Of, load, look_for},
     query::Query,
+    side::Finding,
+};
+pub use self::{
+    shared::{Shared, Status},
+    side::Side,
 };
 use crate::{
     core::{
         chunk::Encoding,
         confirm::{Action, Belief, Confirm, Event, GroupId, Notice, Outcome, Seen, Way, What},
-        datapoint::Datapoint,
-        look,
         outbox::{ChunkId, Now, Standing},
-        row::{Encoder, RowSettings, Rows},
+        row::{RowSettings, Rows},
         verdict::{NO_QUERY_SIDE, NOT_CONFIRMED},
     },
     faults,
@@ -46,55 +50,13 @@ use crate::{
 /// How often it is told that time has passed, beside the moments that it asks for itself.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often it is asked whether there is a query side, where nobody said so.
-const ASK_EVERY: Duration = Duration::from_secs(60);
-
-/// The same in the first minutes: where a host was started with all that runs on it, Blueflood takes longer than we do.
-const ASK_EVERY_FIRST: Duration = Duration::from_secs(5);
-
-/// One that was seen to be of another Blueflood is tried again after so long.
-const ASK_ANOTHER_EVERY: Duration = Duration::from_secs(600);
-
-/// Witnesses that are not there, after which what never showed a row is taken for the query side of another Blueflood. One
-/// whose store is away answers with an error, and one whose store came back lacks rows once.
-const NOT_THERE_MAX: u32 = 3;
-
-/// These first minutes.
-const FIRST: Duration = Duration::from_secs(300);
-
-/// How long a witness may take. In doubt the next one must not wait for long.
-const WITNESS_MAX: Duration = Duration::from_secs(5);
-
-/// The settings let no row be made of the witness.
-const NO_WITNESS: &str = "no witness can be made";
-
 /// Rows that were sent again are said at once, and then summed up for so long.
 const SAY_RESENT_EVERY: Duration = Duration::from_secs(60);
-
-/// Where Blueflood's query side is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Side {
-    /// There is none for us.
-    Off,
-    /// Here, if something answers there as it does.
-    Auto(String),
-    /// Here.
-    At(String),
-}
-
-impl Side {
-    fn url(&self) -> Option<&str> {
-        match self {
-            Side::Off => None,
-            Side::Auto(url) | Side::At(url) => Some(url),
-        }
-    }
-}
 
 /// The settings of looking.
 #[derive(Clone)]
 pub struct Options {
-    /// How it is done; `None`: by samples where there is a query side, else not at all.
+    /// How it is done; `None`: by samples where there is a query service, else not at all.
     pub way: Option<Way>,
     /// Where it looks.
     pub side: Side,
@@ -122,20 +84,6 @@ pub struct Drain(pub Duration);
 #[rtype(result = "()")]
 pub struct Configure(pub Options);
 
-/// What became of a witness.
-enum Witnessed {
-    /// Blueflood did not take it, and why.
-    NotTaken(String),
-    /// It took it, and nobody looks.
-    Taken,
-    /// It took it, and it is not there.
-    NotThere,
-    /// It took it, and nobody can tell whether it is there.
-    NotRead(String),
-    /// It is there.
-    There(Of),
-}
-
 /// A group in hand.
 #[derive(Debug, Default)]
 struct InHand {
@@ -149,7 +97,7 @@ struct InHand {
 
 /// The actor.
 pub struct Confirmer {
-    _line: Lifeline,
+    _lifeline: Lifeline,
     options: Options,
     spool: Spool,
     shared: Shared,
@@ -162,19 +110,8 @@ pub struct Confirmer {
     query: Option<Rc<Query>>,
     /// A row that was there: it tells whether reading works.
     control: Option<Of>,
-    /// Whether a query side was found; `None`: not asked yet.
-    found: Option<bool>,
-    asked_at: Option<Instant>,
-    /// Whether a row was ever read back there.
-    proven: bool,
-    /// Witnesses in a row that Blueflood took and that were not there, though the query side answered.
-    not_there: u32,
-    /// When it was last seen to be the query side of another Blueflood.
-    another_at: Option<Instant>,
-    /// How often in a row nothing answered as a query side, while a witness was taken.
-    gone: u32,
-    /// Whether the last witness was taken.
-    took_witness: bool,
+    /// What is known of the query service.
+    finding: Finding,
     said_way: Option<Way>,
     resent: u64,
     said_resent: Option<Instant>,
@@ -185,9 +122,9 @@ pub struct Confirmer {
 
 impl Confirmer {
     /// A confirmer of what is in the spool.
-    pub fn new(line: Lifeline, options: Options, spool: Spool, shared: Shared, log: Logger) -> Self {
+    pub fn new(lifeline: Lifeline, options: Options, spool: Spool, shared: Shared, log: Logger) -> Self {
         Self {
-            _line: line,
+            _lifeline: lifeline,
             options,
             spool,
             shared,
@@ -198,13 +135,7 @@ impl Confirmer {
             groups: HashMap::new(),
             query: None,
             control: None,
-            found: None,
-            asked_at: None,
-            proven: false,
-            not_there: 0,
-            another_at: None,
-            gone: 0,
-            took_witness: false,
+            finding: Finding::default(),
             said_way: None,
             resent: 0,
             said_resent: None,
@@ -218,7 +149,7 @@ impl Confirmer {
         self.clock.elapsed()
     }
 
-    /// The query side, if there is one for us: one client, for its connections are used again.
+    /// The query service, if there is one for us: one client, for its connections are used again.
     fn query(&mut self) -> Option<Rc<Query>> {
         let options = &self.options;
         let url = options.side.url()?;
@@ -262,7 +193,7 @@ impl Confirmer {
         let doubt = match &status.belief {
             Belief::No(cause) => Some(format!("{NOT_CONFIRMED}: {cause}")),
             // What is to be read back must not leave before there is somebody who can.
-            _ if self.misses_side() => Some(format!(
+            _ if self.finding.is_missed(&self.options) => Some(format!(
                 "{NO_QUERY_SIDE} at {}, and --confirm wants one",
                 self.options.side.url().unwrap_or_default()
             )),
@@ -271,7 +202,7 @@ impl Confirmer {
         let standing = Standing {
             confirms: status.way != Way::Off,
             reads: status.way.reads(),
-            holds: status.belief != Belief::Yes || doubt.is_some() || !self.is_settled(),
+            holds: status.belief != Belief::Yes || doubt.is_some() || !self.finding.is_settled(&self.options),
             doubt: doubt.clone(),
         };
         self.shared.stand(standing);
@@ -290,102 +221,9 @@ impl Confirmer {
         });
     }
 
-    // === Whether there is anything to look at ===
-
-    /// Whether it is known how it is done.
-    fn is_settled(&self) -> bool {
-        self.found.is_some() || !self.has_to_ask()
-    }
-
-    fn has_to_ask(&self) -> bool {
-        matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none_or(Way::reads)
-    }
-
-    fn misses_side(&self) -> bool {
-        self.has_to_ask() && self.options.way.is_some() && self.found == Some(false)
-    }
-
-    /// How it is done, as far as is known.
-    fn way(&self) -> Way {
-        let where_found = match &self.options.side {
-            Side::Off => Way::Off,
-            Side::At(_) => Way::Sample,
-            Side::Auto(_) if self.found == Some(true) => Way::Sample,
-            Side::Auto(_) => Way::Off,
-        };
-        self.options.way.unwrap_or(where_found)
-    }
-
-    fn resolve(&mut self, ctx: &mut Context<Self>) {
-        let Some(query) = self.query().filter(|_| self.has_to_ask()) else {
-            self.apply_way(ctx);
-            return;
-        };
-        self.asked_at = Some(Instant::now());
-        let side = self.options.side.clone();
-        let tenant = self.options.target.tenant.clone();
-        let is_there = async move { query.is_there(&tenant).await };
-        ctx.spawn(is_there.into_actor(self).map(move |is_there, confirmer, ctx| {
-            if confirmer.options.side != side || !confirmer.has_to_ask() {
-                return;
-            }
-            (confirmer.another_at, confirmer.not_there) = (None, 0);
-            if is_there {
-                (confirmer.found, confirmer.gone) = (Some(true), 0);
-            } else if confirmer.found != Some(true) {
-                confirmer.found = Some(false);
-            } else if confirmer.took_witness {
-                // Blueflood takes what it is sent, and its query side is gone: it was taken away.
-                confirmer.gone = confirmer.gone.saturating_add(1);
-                if confirmer.gone > 1 {
-                    (confirmer.found, confirmer.gone) = (Some(false), 0);
-                }
-            }
-            confirmer.apply_way(ctx);
-        }));
-    }
-
-    fn apply_way(&mut self, ctx: &mut Context<Self>) {
-        let way = self.way();
-        if self.said_way.is_none() && way == Way::Off {
-            // What was acknowledged before a restart nobody looks for any more.
-            self.give_back(ctx);
-        }
-        if self.said_way != Some(way) {
-            let url = self.options.side.url().unwrap_or("none").to_owned();
-            match way {
-                Way::Off if matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none() => {
-                    info!(self.log, "what Blueflood acknowledges counts as delivered, and is not read back: nothing \
-                                     answers as its query side; see --query and --confirm"; "query" => url);
-                }
-                Way::Off => {
-                    info!(self.log, "what Blueflood acknowledges counts as delivered, and is not read back");
-                }
-                Way::Witness => {
-                    info!(self.log, "what Blueflood acknowledges is confirmed by a witness";
-                        "metric" => self.witness_name());
-                }
-                Way::Sample | Way::All => {
-                    info!(self.log, "what Blueflood acknowledges is read back"; "query" => url,
-                        "rows" => if way == Way::All { "all" } else { "a sample" });
-                }
-            }
-            self.said_way = Some(way);
-        }
-        self.event(Event::Configured(way), ctx);
-    }
-
     fn tick(&mut self, ctx: &mut Context<Self>) {
-        let unsure = self.found != Some(true) || matches!(self.confirm.status().belief, Belief::No(_));
-        let first = self.clock.elapsed() < FIRST && self.found != Some(true);
-        let every = if first { ASK_EVERY_FIRST } else { ASK_EVERY };
-        let is_time = match self.another_at {
-            Some(at) => at.elapsed() >= ASK_ANOTHER_EVERY,
-            None => self.asked_at.is_some_and(|at| at.elapsed() >= every),
-        };
-        if self.has_to_ask() && unsure && is_time {
-            self.resolve(ctx);
-        }
+        let doubts = matches!(self.confirm.status().belief, Belief::No(_));
+        self.resolve_again(doubts, ctx);
         self.say_resent();
         self.event(Event::Tick, ctx);
     }
@@ -448,7 +286,8 @@ impl Confirmer {
                 (in_hand.tenant, in_hand.absent) = (absent.tenant, absent.rows);
             }
             if control.is_some() {
-                (confirmer.control, confirmer.proven) = (control, true);
+                confirmer.control = control;
+                confirmer.finding.proves();
             }
             confirmer.event(Event::Looked { group, seen }, ctx);
         }));
@@ -501,82 +340,6 @@ impl Confirmer {
         ctx.spawn(given_back.into_actor(self).map(|rows, confirmer, ctx| {
             confirmer.event(Event::GaveBack { rows }, ctx);
         }));
-    }
-
-    /// Sends a witness, and looks for it.
-    fn probe(&mut self, read: bool, ctx: &mut Context<Self>) {
-        let row = self.witness(look::witness_ms(now_ms()));
-        let target =
-            Target { timeout: WITNESS_MAX.min(self.options.target.timeout), ..self.options.target.clone() };
-        let (auth, encoding, epoch) = (self.options.auth.clone(), self.options.encoding, self.epoch);
-        let query = self.query().filter(|_| read);
-        let probed = async move {
-            let Some(row) = row else { return Witnessed::NotTaken(NO_WITNESS.to_owned()) };
-            if let Err(cause) = send(&target, auth, encoding, row.clone()).await {
-                return Witnessed::NotTaken(cause);
-            }
-            let Some(query) = query else { return Witnessed::Taken };
-            let Some(witness) = look::Row::of(&row.text) else {
-                return Witnessed::NotRead(NO_WITNESS.to_owned());
-            };
-            match query.look(&target.tenant, &[witness], &[0], WITNESS_MAX).await {
-                Ok(absent) if absent.is_empty() => {
-                    Witnessed::There(Of { tenant: target.tenant.as_str().into(), rows: row })
-                }
-                Ok(_) => Witnessed::NotThere,
-                Err(cause) => Witnessed::NotRead(cause),
-            }
-        };
-        ctx.spawn(probed.into_actor(self).map(move |witnessed, confirmer, ctx| {
-            faults::point("confirmer.probed");
-            if confirmer.epoch == epoch {
-                confirmer.witnessed(witnessed, ctx);
-            }
-        }));
-    }
-
-    fn witnessed(&mut self, witnessed: Witnessed, ctx: &mut Context<Self>) {
-        self.took_witness = !matches!(witnessed, Witnessed::NotTaken(_));
-        self.not_there = match &witnessed {
-            Witnessed::NotThere => self.not_there.saturating_add(1),
-            _ => 0,
-        };
-        let found_by_us = matches!(self.options.side, Side::Auto(_)) && self.options.way.is_none();
-        if found_by_us && !self.proven && self.not_there >= NOT_THERE_MAX {
-            warn!(self.log, "what answers as Blueflood's query side does not show what Blueflood takes: it is of another \
-                             one, and not used; set --query to the right one, or off";
-                "query" => self.options.side.url().unwrap_or_default());
-            (self.found, self.another_at) = (Some(false), Some(Instant::now()));
-            self.apply_way(ctx);
-            return;
-        }
-        let outcome = match witnessed {
-            Witnessed::Taken => Ok(()),
-            Witnessed::There(row) => {
-                (self.control, self.proven) = (Some(row), true);
-                Ok(())
-            }
-            Witnessed::NotThere => Err("a datapoint of our own that it took is not there".to_owned()),
-            Witnessed::NotTaken(cause) => {
-                Err(format!("Blueflood does not take a datapoint of our own: {cause}"))
-            }
-            Witnessed::NotRead(cause) => Err(cause),
-        };
-        self.event(Event::Probed(outcome), ctx);
-    }
-
-    /// Two daemons that used one witness would hide the truth from each other.
-    fn witness_name(&self) -> String {
-        format!("{}.{}", self.options.witness, self.spool.name())
-    }
-
-    fn witness(&self, ms: i64) -> Option<Rows> {
-        let settings = RowSettings { overwrite_time: false, ..self.options.rows.clone() };
-        let mut rows = Rows::default();
-        let name = self.witness_name();
-        let datapoint = Datapoint { name: name.as_bytes(), timestamp: ms as f64 / 1000.0, value: 1.0 };
-        Encoder::new(&settings).encode(&datapoint, ms, &mut rows).ok()?;
-        Some(rows)
     }
 
     fn say(&mut self, notice: Notice) {
@@ -640,8 +403,8 @@ impl Handler<Configure> for Confirmer {
 
     fn handle(&mut self, Configure(options): Configure, ctx: &mut Self::Context) {
         if self.options.side != options.side {
-            (self.found, self.gone, self.control) = (None, 0, None);
-            (self.proven, self.not_there, self.another_at) = (false, 0, None);
+            self.finding.forget();
+            self.control = None;
         }
         self.options = options;
         self.query = None;

@@ -2,12 +2,16 @@
 //! settle what was answered. It never decides: that is [`Outbox`]. It never holds the only copy of a row: that is
 //! in the spool.
 
+mod body;
+mod log;
 pub mod post;
+mod status;
+mod token;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -15,25 +19,30 @@ use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseActFuture, SpawnHandle,
     WrapFuture,
 };
-use bytes::Bytes;
-use slog::{Logger, error, info, warn};
+use slog::Logger;
 use tokio::sync::{oneshot, watch};
 
-use self::post::Target;
+pub(crate) use self::token::token;
+use self::{
+    body::{Ready, What, body},
+    post::Target,
+    token::Missing,
+};
+pub use self::{
+    status::{SharedStatus, Status},
+    token::Auth,
+};
 use crate::{
     confirmer,
     core::{
         blueflood::Verdict,
         chunk::{Chunk, Encoding},
-        histogram::Histogram,
-        outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Notice, Now, Outbox, ParcelId, Who},
-        payload,
-        verdict::{NO_TOKEN, remedy},
+        outbox::{self, Action, ChunkId, Event, Fate, Leased, Limits, Now, Outbox, ParcelId},
     },
     faults,
-    keystone_auth::{GetToken, NoToken, Rejected, Token},
+    keystone_auth::GetToken,
     spool::{Ask, Batch, Bodies, Granted, Payload, Spool, SpoolError},
-    supervisor::{Gone, Lifeline, Link, supervised},
+    supervisor::{Gone, Lifeline, supervised},
 };
 
 /// How often the outbox is told that time has passed, beside the moments that it asks for itself.
@@ -67,15 +76,6 @@ pub struct Drain(pub Duration);
 #[rtype(result = "()")]
 pub struct Configure(pub Options);
 
-/// Where tokens come from.
-#[derive(Clone)]
-pub struct Auth {
-    /// For a token.
-    pub get: Link<GetToken>,
-    /// For a newer one.
-    pub rejected: Link<Rejected>,
-}
-
 /// The settings of the way out.
 #[derive(Clone)]
 pub struct Options {
@@ -91,62 +91,9 @@ pub struct Options {
     pub keeps: bool,
 }
 
-/// What the forwarder looks like from outside.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// What the outbox knows.
-    pub outbox: outbox::Status,
-    /// When the gate will let a probe through, if it is closed.
-    pub next_try_in: Option<Duration>,
-    /// The last failure, and when.
-    pub last_error: Option<(String, SystemTime)>,
-    /// When Blueflood last took a payload.
-    pub last_success: Option<SystemTime>,
-    /// POSTs that came to an end.
-    pub posts: u64,
-    /// Those that were made, by the class of their answer.
-    pub answers: BTreeMap<&'static str, u64>,
-    /// Bytes of all bodies, as they were sent.
-    pub bytes_sent: u64,
-    /// How long requests took, from their start to the end of the answer.
-    pub answer_times: Histogram,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        // From a warm Blueflood's few milliseconds to the minute in which it is given up.
-        let bounds = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-        Self {
-            outbox: outbox::Status::default(),
-            next_try_in: None,
-            last_error: None,
-            last_success: None,
-            posts: 0,
-            answers: BTreeMap::new(),
-            bytes_sent: 0,
-            answer_times: Histogram::new(bounds),
-        }
-    }
-}
-
-/// A [`Status`] that others read.
-#[derive(Debug, Clone, Default)]
-pub struct SharedStatus(Arc<Mutex<Status>>);
-
-impl SharedStatus {
-    /// It, as it is at this instant.
-    pub fn snapshot(&self) -> Status {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
 /// The actor.
 pub struct Forwarder {
-    _line: Lifeline,
+    _lifeline: Lifeline,
     options: Options,
     spool: Spool,
     status: SharedStatus,
@@ -188,36 +135,10 @@ enum Sent {
     NotLoaded,
 }
 
-/// Why there is no token.
-pub(crate) struct Missing {
-    pub(crate) cause: String,
-    retry_in: Duration,
-}
-
-/// What is POSTed.
-enum What {
-    /// These chunks, whose bodies are here.
-    Here(Bodies),
-    /// These chunks, whose bodies are in the spool.
-    InSpool(Vec<ChunkId>),
-    /// A few rows of these chunks.
-    Few(Vec<ChunkId>, u32),
-    /// This body.
-    Body(Ready),
-}
-
-/// What can be POSTed.
-#[derive(Clone)]
-struct Ready {
-    /// Whose rows they are.
-    tenant: Arc<str>,
-    body: Bytes,
-}
-
 impl Forwarder {
     /// A forwarder of what is in the spool.
     pub fn new(
-        line: Lifeline,
+        lifeline: Lifeline,
         options: Options,
         spool: Spool,
         status: SharedStatus,
@@ -225,7 +146,7 @@ impl Forwarder {
         log: Logger,
     ) -> Self {
         Self {
-            _line: line,
+            _lifeline: lifeline,
             outbox: Outbox::new(options.limits),
             options,
             spool,
@@ -356,7 +277,7 @@ impl Forwarder {
                 Sent::Answered { verdict, took, bytes, token, tenant } => {
                     let url = || forwarder.options.target.ingest_url(&tenant);
                     forwarder.failed_url = (!verdict.is_success()).then(url);
-                    forwarder.note(&verdict, took, bytes);
+                    forwarder.status.note(&verdict, took, bytes);
                     if let Some(generation) = token.filter(|_| verdict == Verdict::Unauthorized) {
                         forwarder.tokens.insert(parcel, generation);
                     }
@@ -401,23 +322,6 @@ impl Forwarder {
         }));
     }
 
-    fn note(&self, verdict: &Verdict, took: Duration, bytes: usize) {
-        self.status.change(|status| {
-            status.posts = status.posts.saturating_add(1);
-            if let Some(class) = verdict.class() {
-                let count = status.answers.entry(class).or_default();
-                *count = count.saturating_add(1);
-            }
-            status.answer_times.observe(took.as_secs_f64(), 1);
-            status.bytes_sent = status.bytes_sent.saturating_add(bytes as u64);
-            if verdict.is_success() {
-                status.last_success = Some(SystemTime::now());
-            } else {
-                status.last_error = Some((verdict.words(), SystemTime::now()));
-            }
-        });
-    }
-
     fn settle(&mut self, parcel: ParcelId, chunks: Vec<ChunkId>, fate: Fate, ctx: &mut Context<Self>) {
         let spool = self.spool.clone();
         let acknowledges =
@@ -434,43 +338,6 @@ impl Forwarder {
             };
             forwarder.event(event, ctx);
         }));
-    }
-
-    fn say(&self, notice: Notice) {
-        let log = &self.log;
-        // Rows that wait for another tenant than that of the settings may be what fails.
-        let url = self.failed_url.clone().unwrap_or_else(|| self.options.target.ingest_url(""));
-        match notice {
-            Notice::Closed { who: Who::Blueflood, cause, wait } => {
-                warn!(log, "Blueflood does not take metrics: it is tried again by itself";
-                    "url" => &url, "cause" => cause, "next_try_s" => tenths(wait));
-            }
-            Notice::Closed { who: Who::Keystone, cause, wait } => {
-                warn!(log, "Keystone gives no token: metrics are kept, and sent when it does";
-                    "cause" => cause, "next_try_s" => tenths(wait));
-            }
-            Notice::Examining { cause } => {
-                info!(log, "Blueflood works, but does not take one payload: it is sent in parts, to find the rows that cause it";
-                    "cause" => cause);
-            }
-            Notice::Opened { after, failures } => {
-                info!(log, "Blueflood takes metrics again";
-                    "url" => &url, "after_s" => after.as_secs(), "failed_tries" => failures);
-            }
-            Notice::Misconfigured(text) => {
-                let next = remedy(&text, self.options.auth.is_some());
-                error!(log, "Blueflood refuses everything, which only a change can mend";
-                    "url" => &url, "answer" => text, "next" => next);
-            }
-            Notice::Halving { rows, cause } => {
-                info!(log, "a payload fails by itself: halving it to find the rows that cause it";
-                    "rows" => rows, "cause" => cause);
-            }
-            Notice::LimitLearned { payload_bytes_max } => {
-                warn!(log, "a payload was too large: payloads are smaller from now on; set --limit to make it last";
-                    "bytes" => payload_bytes_max);
-            }
-        }
     }
 
     /// Goes by what the confirmer says, now and whenever it says something else.
@@ -505,58 +372,6 @@ impl Forwarder {
         let reindexed = async move { spool.reindex(why).await };
         ctx.spawn(reindexed.into_actor(self).map(|_, forwarder, ctx| forwarder.event(Event::Poke, ctx)));
     }
-}
-
-/// The body of a POST, and that of a single row of it if one is to be kept; `None` if its chunks cannot be read.
-async fn body(
-    what: What,
-    spool: &Spool,
-    encoding: Encoding,
-    keep_row: bool,
-) -> Option<(Ready, Option<Ready>)> {
-    let load = async |ids: Vec<ChunkId>| {
-        spool.load_bodies(ids).await.ok().filter(|bodies| !bodies.chunks.is_empty())
-    };
-    let few = |chunks: &[Chunk], rows| {
-        let rows = payload::sample(chunks, rows, |below| fastrand::u32(0..below.max(1))).ok()?;
-        payload::of_rows(rows, encoding).ok()
-    };
-    let Bodies { tenant, chunks } = match what {
-        What::Here(bodies) => bodies,
-        What::InSpool(ids) => load(ids).await?,
-        What::Few(ids, rows) => {
-            let Bodies { tenant, chunks } = load(ids).await?;
-            let ready = Ready { tenant, body: few(&chunks, rows)? };
-            return Some((ready.clone(), keep_row.then_some(ready)));
-        }
-        What::Body(ready) => return Some((ready, None)),
-    };
-    let control = keep_row.then(|| few(chunks.get(..1)?, 1)).flatten();
-    let control = control.map(|body| Ready { tenant: tenant.clone(), body });
-    // A chunk that does not read back is found by the spool when it is loaded again.
-    let body = payload::compose(&chunks, encoding).ok()?;
-    Some((Ready { tenant, body }, control))
-}
-
-/// A token for the next request, newer than the one that was refused; none if none is wanted.
-pub(crate) async fn token(auth: Option<Auth>, refused: Option<u64>) -> Result<Option<Arc<Token>>, Missing> {
-    let Some(auth) = auth else { return Ok(None) };
-    let token = match refused {
-        Some(generation) => auth.rejected.ask(|| Rejected { generation }).await,
-        None => auth.get.ask(|| GetToken).await,
-    };
-    match token {
-        Ok(Ok(token)) => Ok(Some(token)),
-        Ok(Err(NoToken { cause, retry_in, .. })) => {
-            Err(Missing { cause: format!("{NO_TOKEN}: {cause}"), retry_in })
-        }
-        Err(Gone) => Err(Missing { cause: "the daemon is stopping".to_owned(), retry_in: Duration::ZERO }),
-    }
-}
-
-/// Seconds for a reader: more digits say nothing.
-fn tenths(wait: Duration) -> f64 {
-    (wait.as_secs_f64() * 10.0).round() / 10.0
 }
 
 impl Actor for Forwarder {

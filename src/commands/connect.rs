@@ -66,7 +66,7 @@ async fn all(settings: &Settings, tls: Arc<ClientConfig>, send: bool) -> Option<
     })
 }
 
-/// Whether what Blueflood takes can be read back, which it says. The query side, if there is one; nothing if there should
+/// Whether what Blueflood takes can be read back, which it says. The query service, if there is one; nothing if there should
 /// be.
 async fn read_back(settings: &Settings, target: &Target, token: Option<Arc<Token>>) -> Option<Option<Query>> {
     if let Some(Way::Off | Way::Witness) = settings.confirm {

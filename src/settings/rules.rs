@@ -182,7 +182,7 @@ rule! {
     BluefloodUrl: String = Kind::Url, blueflood_url
 }
 rule! {
-    /// Blueflood's query side: its base URL, `auto` or `off`.
+    /// Blueflood's query service: its base URL, `auto` or `off`.
     Query: QuerySide = Kind::UrlOr(&["auto", "off"]), query
 }
 rule! {

@@ -122,7 +122,7 @@ impl Word for CatchUp {
         &[("oldest-first", Self::OldestFirst), ("newest-first", Self::NewestFirst)];
 }
 
-/// Where Blueflood's query side is.
+/// Where Blueflood's query service is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuerySide {
     /// On port 20000 of Blueflood's host, if something answers there as it does.

@@ -1,7 +1,7 @@
 //! Reading points back: the query interface of Blueflood, and its pretty-printed JSON.
 //! It never changes anything.
 //!
-//! Source, measured: `actors/contract/blueflood.md`, "The query side". In the real thing this is a port of its own, 20000.
+//! Source, measured: `actors/contract/blueflood.md`, "The query service". In the real thing this is a port of its own, 20000.
 
 use super::number::Number;
 use super::response::{Answer, quoted};
@@ -30,7 +30,7 @@ const RESOLUTIONS: [(&str, Option<i64>); 6] = [
 /// What Blueflood says when it reaches no Cassandra.
 const NO_HOST: &str = "All host(s) tried for query failed (no host was tried)";
 
-/// The answer of a query side whose store is away, or that was told to answer so; none if it answers as ever.
+/// The answer of a query service whose store is away, or that was told to answer so; none if it answers as ever.
 pub(super) fn instead(
     act: &Act,
     tenant: &str,

@@ -306,7 +306,7 @@ fn lies_for() -> u64 {
     std::env::var("LIES_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(8)
 }
 
-/// One lie after another, of the store, of the answers and of the query side, with ends and starts of the daemon between.
+/// One lie after another, of the store, of the answers and of the query service, with ends and starts of the daemon between.
 #[test]
 fn lies_at_random_lose_nothing() {
     const ANSWERS: &[&str] =
@@ -414,7 +414,7 @@ fn with_off_nothing_is_asked_and_with_auto_nothing_that_does_not_answer_as_it_sh
     assert_eq!(scene.world.blueflood.read(|state| state.looks_seen()), 0);
 }
 
-/// A Blueflood whose address has no other port in use, with its host, and where its query side is looked for.
+/// A Blueflood whose address has no other port in use, with its host, and where its query service is looked for.
 fn auto() -> (Scene, String) {
     let host = host_of_its_own();
     let world = World::on((host, 0), blueflood_forward::sink::Options::default());
@@ -423,7 +423,7 @@ fn auto() -> (Scene, String) {
     (Scene { world, base: now() - 300 }, usual)
 }
 
-/// It is the query side of another Blueflood: to wait until it shows what it never will would be to deliver nothing.
+/// It is the query service of another Blueflood: to wait until it shows what it never will would be to deliver nothing.
 #[test]
 fn a_query_side_that_was_found_and_never_shows_what_blueflood_takes_is_not_used() {
     let (scene, usual) = auto();
@@ -431,7 +431,7 @@ fn a_query_side_that_was_found_and_never_shows_what_blueflood_takes_is_not_used(
     let daemon = scene.world.daemon(&["--query", "auto"]);
     daemon.expect("found", |stats| stats["confirm"]["mode"] == "sample");
     scene.send(&daemon, 0..50);
-    daemon.expect_said("what answers as Blueflood's query side does not show what Blueflood takes: it is of another one, and \
+    daemon.expect_said("what answers as Blueflood's query service does not show what Blueflood takes: it is of another one, and \
                         not used; set --query to the right one, or off");
     daemon.expect("delivered", |stats| stats["datapoints"]["delivered"].as_u64() >= Some(50));
     assert_eq!(daemon.stats()["confirm"]["mode"], "off");

@@ -26,7 +26,7 @@ pub const ENDPOINT_IN_FILE: &str = "(endpoint in file)";
 /// The same of its tenant.
 pub const TENANT_IN_FILE: &str = "(tenant in file)";
 
-/// The same of Blueflood's query side. Without a word of it a daemon reads nothing back: what happens to answer at its usual
+/// The same of Blueflood's query service. Without a word of it a daemon reads nothing back: what happens to answer at its usual
 /// port is no part of a test.
 pub const QUERY_IN_FILE: &str = "(query in file)";
 

@@ -1,4 +1,4 @@
-//! Owns requests to Blueflood's query side: one look as its queries, one after the other. It never sends a metric.
+//! Owns requests to Blueflood's query service: one look as its queries, one after the other. It never sends a metric.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +42,7 @@ impl Refused {
     }
 }
 
-/// A query side.
+/// A query service.
 pub struct Query {
     client: Client,
     base: String,
@@ -64,7 +64,7 @@ impl Query {
         Self { token, ..self }
     }
 
-    /// Whether something answers there as Blueflood's query side does. It costs nothing there.
+    /// Whether something answers there as Blueflood's query service does. It costs nothing there.
     pub async fn is_there(&self, tenant: &str) -> bool {
         let url = post::tenant_url(&self.base, tenant, "views/blueflood-forward");
         let asked = async {
@@ -93,7 +93,7 @@ impl Query {
         while let Some(query) = queries.pop() {
             let url = format!("{views}?from={}&to={}&resolution=FULL", query.from, query.to);
             let asked = self.ask(&url, query.body.clone());
-            let late = || format!("Blueflood's query side did not answer within {} s", patience.as_secs());
+            let late = || format!("Blueflood's query service did not answer within {} s", patience.as_secs());
             let answer = match tokio::time::timeout(patience, asked).await.map_err(|_| late())? {
                 Ok(answer) => answer,
                 // Too many datapoints lie between its rows, for us or for who answers.
@@ -105,7 +105,7 @@ impl Query {
                 Err(refused) => return Err(refused.words),
             };
             let missing = look::absent(rows, &query, &answer, tenant);
-            absent.extend(missing.ok_or("Blueflood's query side answered what is no answer to a query")?);
+            absent.extend(missing.ok_or("Blueflood's query service answered what is no answer to a query")?);
         }
         Ok(absent)
     }
@@ -124,7 +124,7 @@ impl Query {
                 (200, _) => return Ok(answer),
                 (401, Some(token)) if refused.is_none() => refused = Some(token.generation),
                 _ => {
-                    let words = format!("Blueflood's query side answers {}", described(status, &answer));
+                    let words = format!("Blueflood's query service answers {}", described(status, &answer));
                     return Err(Refused { words, may_be_too_much: matches!(status, 400 | 413) });
                 }
             }
@@ -138,11 +138,11 @@ impl Query {
         }
         let sent = request.send_body(body).await;
         let mut response = sent.map_err(|error| {
-            Refused::of(format!("Blueflood's query side is not reached: {}", tls::explain(&error)))
+            Refused::of(format!("Blueflood's query service is not reached: {}", tls::explain(&error)))
         })?;
         let status = response.status().as_u16();
         let cut = |error| Refused {
-            words: format!("half an answer of Blueflood's query side: {error}"),
+            words: format!("half an answer of Blueflood's query service: {error}"),
             may_be_too_much: matches!(error, PayloadError::Overflow),
         };
         let body = response.body().limit(ANSWER_BYTES_MAX).await.map_err(cut)?;

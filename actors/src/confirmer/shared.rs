@@ -11,7 +11,7 @@ use crate::core::outbox::Standing;
 pub struct Status {
     /// `off`, `witness`, `sample` or `all`.
     pub mode: &'static str,
-    /// The query side that it looks at.
+    /// The query service that it looks at.
     pub query: Option<String>,
     /// Why Blueflood cannot be believed, if so.
     pub doubt: Option<String>,

@@ -15,7 +15,7 @@
 //! is looked for next, and only when some of that is there too Blueflood is believed. Then every group is looked for from
 //! the start.
 //!
-//! With [`Way::Witness`] there is no query side: a witness that Blueflood takes after a group proves that its store was
+//! With [`Way::Witness`] there is no query service: a witness that Blueflood takes after a group proves that its store was
 //! there. One that fails proves nothing of the groups before it, so they are sent again.
 //!
 //! Why: `actors/contract/confirm.md`, "How it loses" and "What looking tells".

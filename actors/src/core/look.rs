@@ -1,4 +1,4 @@
-//! Owns what a look at Blueflood is made of: which rows are looked for, what its query side is asked, and which rows
+//! Owns what a look at Blueflood is made of: which rows are looked for, what its query service is asked, and which rows
 //! stand in its answer. It never sends anything, and never decides what follows.
 //!
 //! - A *look* is for some rows of a payload: a sample of them, or all. It is one query or several, each a
@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::row::{self, RowsRef};
 
-/// Names in one query, at most: Blueflood refuses more (`actors/contract/blueflood.md`, "The query side").
+/// Names in one query, at most: Blueflood refuses more (`actors/contract/blueflood.md`, "The query service").
 pub const NAMES_MAX: usize = 100;
 
 /// Rows of a query lie no farther apart than this, in milliseconds: a name's other datapoints between come with it.
@@ -232,8 +232,8 @@ fn plain(escaped: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Whether an answer to a query without parameters is that of Blueflood's query side: to say so costs nothing there
-/// (`actors/contract/blueflood.md`, "The query side").
+/// Whether an answer to a query without parameters is that of Blueflood's query service: to say so costs nothing there
+/// (`actors/contract/blueflood.md`, "The query service").
 pub fn is_query_side(status: u16, body: &[u8]) -> bool {
     status == 400 && memchr::memmem::find(body, b"No query parameters present").is_some()
 }

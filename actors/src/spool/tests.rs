@@ -3,18 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    store::{Letters, Sync},
+    *,
+};
 use crate::core::{
     blueflood::RowError,
-    chunk::tests::rows,
-    ledger::{Decoded, sum},
-    queue::Meta,
+    chunk::{Encoding, tests::rows},
+    ledger::{Decoded, Ledger, sum},
+    queue::{Bounds, Due, Meta},
     reason::Refused as Reason,
     row::Rows,
     settlement,

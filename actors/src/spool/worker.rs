@@ -38,22 +38,20 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Ask, Batch, Bodies, Granted, Notice, Options, Payload, Refused, Reply, Request, SharedLedger, SpoolError,
-    Status, WhenFull,
-    open::{self, Amiss, Known, Opened, Place},
+    Batch, Notice, Options, Refused, SharedLedger, SpoolError, Status,
+    open::{self, Opened},
     reserve::{FullDisk, Reserve},
-    store::{self, LaneNumber, Letters, Loaded, Store},
+    store::{self, Letters, Store},
+    vocabulary::{Reply, Request},
 };
 use crate::core::{
-    chunk::{Chunk, Sealer},
+    chunk::Sealer,
     histogram::Histogram,
-    ledger::{self, Ledger},
+    ledger::Ledger,
     outbox::Fate,
     printable::printable,
     queue::{Bounds, ChunkId, Due, Lease, Meta, Queue},
-    reason::{self, Dropped},
-    row::{self, Rows, RowsRef},
-    settlement::{self, Settlement},
+    reason::Dropped,
     tally::{Place as Where, Tally},
 };
 
@@ -66,23 +64,8 @@ const GROUP_MAX: usize = 64;
 /// What is dropped by a policy is said at once, and then summed up for so long.
 const SAY_DROPPED_EVERY: Duration = Duration::from_secs(60);
 
-/// Pages given back to the file system at a time, so that no request waits long for it.
-const GIVE_BACK_PAGES: u32 = 512;
-
-/// Bytes of batches in one transaction, before compression, beyond its first batch.
-const GROUP_BYTES_MAX: usize = 2 << 20;
-
-/// On a full disk, room in the file that is left for what is not a chunk, in bytes.
-const SLACK_BYTES: u64 = 64 << 10;
-
-/// A write-ahead log that is so long is not moved into the file any more, in bytes.
-const LONG_LOG_BYTES: u64 = 4 << 20;
-
 /// How often a transaction is run again on a disk that is full.
 const FULL_TRIES: u32 = 2;
-
-/// Dead letters put back in one chunk.
-const REPLAY_ROWS_MAX: u32 = 1_000;
 
 /// How often the index of what waits is counted again, at most: it may take a thousandth of the time. A test has no minute
 /// to wait.
@@ -90,9 +73,6 @@ const AUDIT_EVERY: Duration = Duration::from_secs(if cfg!(feature = "faults") { 
 
 /// How much of the name of a series is shown, in bytes.
 const SERIES_BYTES_SHOWN: usize = 200;
-
-/// What a file needs beside its chunks: tables, indexes, the ends of pages.
-const OVERHEAD_BYTES: u64 = 128 << 10;
 
 pub(super) struct Worker {
     options: Options,
@@ -251,7 +231,7 @@ impl Worker {
             blocked_said: Episode::default(),
             watch: Watch::default(),
             data_version: None,
-            delays: super::delays(),
+            delays: super::status::delays(),
             dropped: BTreeMap::new(),
             said_dropped: None,
             refused: BTreeMap::new(),

@@ -489,7 +489,7 @@ fn who_is_behind_with_looking_lets_no_more_payloads_leave_until_half_is_done() {
     assert!(given.contains(&Action::Believe(Belief::Yes)), "{given:?}");
 }
 
-/// While all that may be in hand was looked for, as a slow query side took its time, payloads left without an end.
+/// While all that may be in hand was looked for, as a slow query service took its time, payloads left without an end.
 #[test]
 fn what_is_acknowledged_is_counted_though_no_more_can_be_looked_for() {
     let mut confirm = confirm(Way::Sample);

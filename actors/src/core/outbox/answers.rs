@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use super::{
-    Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, Refused, Root,
-    Settling, Trial, Turn, Who,
+    Action, Examination, Fate, Learned, Lease, Notice, Now, Outbox, Parcel, ParcelId, Root, Settling, Trial,
+    Turn, Who,
     evidence::{HALVE, PIECE, REFUSE, Witness},
     gate::Failure,
 };
-use crate::core::blueflood::{Blame, Verdict};
+use crate::core::{
+    blueflood::{Blame, Verdict},
+    reason::Refused,
+};
 
 /// An answer that took longer than this may be one of a store that is ill: then each row is looked for.
 const LONG: Duration = Duration::from_secs(2);

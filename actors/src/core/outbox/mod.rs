@@ -16,16 +16,19 @@
 mod answers;
 mod evidence;
 mod gate;
+mod parcel;
+mod trials;
 mod vocabulary;
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub use self::vocabulary::*;
 use self::{
-    evidence::{Examination, Witness},
+    evidence::Examination,
     gate::Gate,
+    parcel::{Parcel, Root, Settling},
+    trials::Trial,
 };
-use super::{payload::punctuation_bytes, reason::Refused};
 
 /// Parcels set aside, at most; beyond it the least suspicious waits in the spool again.
 const ASIDE_MAX: usize = 64;
@@ -48,83 +51,6 @@ const QUIET: Duration = Duration::from_secs(5);
 /// The pause between such tries then.
 const APART_PAUSE: Duration = Duration::from_millis(100);
 
-#[derive(Debug)]
-struct Parcel {
-    leases: Vec<Lease>,
-    evidence: Witness,
-    /// Failures since it was leased, or made.
-    tries: u32,
-    sent_at: Now,
-    not_before: Now,
-    /// How often it was answered with a 207 that does not say which rows are refused.
-    unexplained: u32,
-    /// Whether this try already asked for a new token.
-    renewed: bool,
-    /// Whether its last failure may come of its size.
-    may_be_size: bool,
-    /// The parcel that it is a piece of, which was halved on evidence.
-    root: Option<ParcelId>,
-    /// See [`Leased::apart`].
-    apart: Option<bool>,
-    cause: String,
-}
-
-impl Parcel {
-    fn new(leases: Vec<Lease>, apart: Option<bool>, now: Now) -> Self {
-        Self {
-            leases,
-            evidence: Witness::new(if apart.is_some() { evidence::APART } else { 1.0 }),
-            tries: 0,
-            sent_at: now,
-            not_before: now,
-            unexplained: 0,
-            renewed: false,
-            may_be_size: false,
-            root: None,
-            apart,
-            cause: String::new(),
-        }
-    }
-
-    fn rows(&self) -> u64 {
-        self.leases.iter().map(|lease| u64::from(lease.meta.rows)).sum()
-    }
-
-    /// Whether a few rows should be tried before it is sent again: it failed, and nothing has passed since that could be
-    /// held against it. Not each time, for where most requests fail this would double them.
-    fn wants_trial(&self) -> bool {
-        self.evidence.is_open()
-            && (self.apart.is_some() || self.root.is_some() || self.tries.is_multiple_of(3))
-    }
-
-    fn raw_bytes(&self) -> usize {
-        let rows: usize = self.leases.iter().map(|lease| lease.meta.raw_bytes as usize).sum();
-        rows.saturating_add(punctuation_bytes(self.leases.len()))
-    }
-
-    fn ids(&self) -> Vec<ChunkId> {
-        self.leases.iter().map(|lease| lease.meta.id).collect()
-    }
-}
-
-/// A parcel whose fate the spool carries out.
-#[derive(Debug)]
-struct Settling {
-    parcel: Parcel,
-    fate: Fate,
-    /// When the spool is told again, if it could not.
-    again_at: Option<Now>,
-}
-
-/// A POST of a few rows.
-#[derive(Debug)]
-struct Trial {
-    /// The parcel that they are of, if they are of one.
-    of: Option<ParcelId>,
-    sent_at: Now,
-    renewed: bool,
-}
-
 /// A payload limit that was learned from answers.
 #[derive(Debug, Clone, Copy)]
 struct Learned {
@@ -132,17 +58,6 @@ struct Learned {
     at: Now,
     /// Whether it was learned from silence, which may have had another cause.
     by_silence: bool,
-}
-
-/// What is known of a parcel that was halved on evidence, until all pieces of it are settled.
-#[derive(Debug, Clone, Copy)]
-struct Root {
-    /// The smallest piece that failed, in bytes before compression.
-    failed_bytes: usize,
-    /// Whether its failures may come of its size.
-    may_be_size: bool,
-    /// Whether a row of it was refused: then that row was the cause.
-    refused: bool,
 }
 
 /// What one call of [`Outbox::apply`] is given, and what it comes to.
@@ -545,73 +460,6 @@ impl Outbox {
         {
             parcel.not_before = parcel.not_before.min(now);
         }
-    }
-
-    // === Trials ===
-
-    /// While the gate is closed: a trial of the oldest parcel set aside, or at least of Blueflood. False if none can be made.
-    fn send_trial_of_what_is_aside(&mut self, turn: &mut Turn) -> bool {
-        let tellable = |parcel: &Parcel| parcel.apart.is_none() && (parcel.rows() > 1 || self.has_control);
-        let of = self.aside.iter().find(|(_, parcel)| tellable(parcel)).map(|(&id, _)| id);
-        if of.is_none() && (!self.has_control || self.aside.is_empty()) {
-            return false;
-        }
-        self.send_trial(of, turn);
-        true
-    }
-
-    /// Sends a few rows of a parcel, or a row that passed before.
-    fn send_trial(&mut self, of: Option<ParcelId>, turn: &mut Turn) {
-        /// Of a smaller parcel a few rows would often hold the very row that fails.
-        const MANY: u64 = 40;
-        /// So few that a row that stands in every payload is likely not among them; and now and then one alone.
-        const ROWS: [u32; 3] = [4, 1, 8];
-        let parcel = of.and_then(|id| self.aside.get(&id));
-        let own = parcel.filter(|parcel| {
-            let few = parcel.rows() < 8 || parcel.root.is_some() && parcel.rows() < MANY;
-            parcel.rows() > 1 && parcel.apart.is_none() && !(few && self.has_control)
-        });
-        let rows = match own {
-            Some(parcel) if parcel.rows() >= MANY => {
-                ROWS.get(usize::try_from(self.tried % 3).unwrap_or(0)).copied().unwrap_or(1)
-            }
-            _ => 1,
-        };
-        let chunks = own.map(Parcel::ids).unwrap_or_default();
-        let trial = self.new_id();
-        self.tried = self.tried.saturating_add(1);
-        self.gate.sent(turn.now, turn.random);
-        turn.actions.push(Action::Try { trial, chunks, rows });
-        self.trials.insert(trial, Trial { of, sent_at: turn.now, renewed: false });
-    }
-
-    /// A parcel failed, its time has come, and nothing has passed since: a few rows will tell whether it is to blame.
-    /// False if there is none such.
-    fn try_for_a_suspect(&mut self, turn: &mut Turn) -> bool {
-        if !self.trials.is_empty() || self.busy() > 0 {
-            return false;
-        }
-        // What is kept apart has time: as long as others flow, they tell of Blueflood.
-        let quiet = self.is_quiet(turn.now);
-        let waits = |parcel: &Parcel| {
-            parcel.wants_trial() && parcel.not_before <= turn.now && (quiet || parcel.apart.is_none())
-        };
-        let found = self.aside.iter().find(|(_, parcel)| waits(parcel));
-        let Some((id, tellable)) =
-            found.map(|(&id, parcel)| (id, parcel.rows() > 1 && parcel.apart.is_none()))
-        else {
-            return false;
-        };
-        if tellable || self.has_control {
-            self.send_trial(Some(id), turn);
-            return true;
-        }
-        // Nobody can tell. It is sent again, and again, until something else comes.
-        match self.aside.remove(&id) {
-            Some(parcel) => self.send(id, parcel, turn),
-            None => return false,
-        }
-        true
     }
 }
 

@@ -13,6 +13,7 @@ use crate::core::{
     backoff::Backoff,
     blueflood::{RowError, Verdict},
     queue::Queue,
+    reason::Refused,
 };
 
 const LIMITS: Limits = Limits {

@@ -1,5 +1,7 @@
 //! The situations of an operator's night, and what is said of each.
 
+use std::time::Duration;
+
 use super::*;
 
 const START: u64 = 1_795_746_720_000; // 02:32 UTC

@@ -9,7 +9,7 @@ pub const NO_TOKEN: &str = "no token from Keystone";
 pub const NOT_CONFIRMED: &str = "what it acknowledges cannot be confirmed";
 
 /// The same if it is to be read back, and there is nobody to ask.
-pub const NO_QUERY_SIDE: &str = "nothing answers as Blueflood's query side";
+pub const NO_QUERY_SIDE: &str = "nothing answers as Blueflood's query service";
 
 /// Who is ill, by the cause that closed the gate, and what to do.
 pub fn ill(cause: &str) -> (&'static str, &'static str) {

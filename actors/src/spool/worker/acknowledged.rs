@@ -5,12 +5,21 @@
 //! still held in memory may be confirmed there, and is never written then. After a restart every group is looked for from
 //! the start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
-use super::*;
+use super::{Added, After, Worker, now_ms};
 use crate::{
-    core::confirm::{Given, GroupId},
-    spool::{AskLooks, Confirmed, Looks, store::Answered},
+    core::{
+        confirm::{Given, GroupId},
+        queue::{ChunkId, Meta},
+        reason::Dropped,
+        row::Rows,
+        tally::Place as Where,
+    },
+    spool::{AskLooks, Confirmed, Looks, SpoolError, store::Answered},
 };
 
 #[derive(Debug)]

@@ -1,7 +1,26 @@
 //! Owns what the spool's thread does about a disk that is full: the reserve is given up, the cap in effect is lower, and
 //! both come back with the room. It never drops anything itself.
 
-use super::*;
+use super::Worker;
+use crate::{
+    core::reason::Dropped,
+    spool::{Notice, SpoolError, WhenFull, open, reserve::FullDisk, store},
+};
+
+/// What a file needs beside its chunks: tables, indexes, the ends of pages.
+const OVERHEAD_BYTES: u64 = 128 << 10;
+
+/// A write-ahead log that is so long is not moved into the file any more, in bytes.
+const LONG_LOG_BYTES: u64 = 4 << 20;
+
+/// On a full disk, room in the file that is left for what is not a chunk, in bytes.
+const SLACK_BYTES: u64 = 64 << 10;
+
+/// Bytes of batches in one transaction, before compression, beyond its first batch.
+const GROUP_BYTES_MAX: usize = 2 << 20;
+
+/// Pages given back to the file system at a time, so that no request waits long for it.
+const GIVE_BACK_PAGES: u32 = 512;
 
 impl Worker {
     /// The disk is full: gives the reserve up, and moves the log into the file in the room that this makes.

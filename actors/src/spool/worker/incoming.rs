@@ -1,7 +1,21 @@
 //! Owns the way into the spool: batches become chunks, which are written at once, or held in memory for as long as
 //! Blueflood may answer for them first. It never reads a chunk back.
 
-use super::*;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{After, Room, Worker, fresh::Kept, now_ms};
+use crate::{
+    core::{
+        ledger,
+        queue::{ChunkId, Due},
+        row::{self, RowsRef},
+        tally::{Place as Where, Tally},
+    },
+    spool::{Batch, Notice, SpoolError, WhenFull},
+};
 
 /// New files in a row that turn out to be damaged as they are written, before others are served in between.
 const REPLACED_MAX: u32 = 3;

@@ -1,8 +1,16 @@
 //! Owns whose the rows of the spool are: each chunk is of one lane, and each lane of one tenant. Rows never change their
 //! tenant, whatever the settings become: only whoever sent them knew whom they were for.
 
-use super::*;
-use crate::spool::store::LANE_DEFAULT;
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::Worker;
+use crate::{
+    core::{chunk::Chunk, queue::Meta},
+    spool::{
+        Batch, Bodies, Notice, SpoolError,
+        store::{self, LANE_DEFAULT, LaneNumber, Store},
+    },
+};
 
 /// The tenants whose rows are here, or come in.
 #[derive(Debug)]

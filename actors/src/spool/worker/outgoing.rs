@@ -1,7 +1,24 @@
 //! Owns the way out of the spool: leases with the bodies of their chunks, and the fate of what was sent, which it carries
 //! out. It never decides that fate.
 
-use super::*;
+use std::sync::Arc;
+
+use super::{Added, After, Settle, Worker, fresh::Kept, now_ms};
+use crate::{
+    core::{
+        chunk::Chunk,
+        outbox::Fate,
+        queue::{Bounds, ChunkId, Meta},
+        reason,
+        row::{self, Rows},
+        settlement::{self, Settlement},
+        tally::Place as Where,
+    },
+    spool::{
+        Ask, Granted, Notice, Payload, Refused, SpoolError,
+        store::{self, LaneNumber, Loaded},
+    },
+};
 
 /// Chunks that are divided for one answer, at most, beside the payloads that it gives: what is left comes the next time.
 const DIVIDED_MAX: usize = 8;

@@ -1,7 +1,21 @@
 //! Owns what the spool's thread does when nothing is asked of it: chunks that are too old go, dead letters that a tool
 //! marked come back, unused pages are given back, and what the file counts is counted again. It never settles a chunk.
 
-use super::*;
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{AUDIT_EVERY, After, Room, Worker, now_ms};
+use crate::{
+    core::{
+        queue::ChunkId,
+        reason::{self, Dropped},
+        row::{Rows, RowsRef},
+        tally::{Place as Where, Tally},
+    },
+    spool::{Notice, SpoolError, store::LaneNumber},
+};
+
+/// Dead letters put back in one chunk.
+const REPLAY_ROWS_MAX: u32 = 1_000;
 
 impl Worker {
     pub(super) fn upkeep(&mut self) {

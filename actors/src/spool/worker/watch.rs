@@ -1,7 +1,23 @@
 //! Owns what the spool's thread does when the file that is open is not the one that has the name any more, or cannot be
 //! read or written: it is mended where it can be, said once, and shown. It never touches what is not ours.
 
-use super::*;
+use std::{
+    fs::File,
+    time::{Duration, Instant, SystemTime},
+};
+
+use super::{Worker, episode::Episode};
+use crate::{
+    core::{
+        reason::Dropped,
+        tally::{Place as Where, Tally},
+    },
+    spool::{
+        Notice, SpoolError,
+        open::{self, Amiss, Known, Place},
+        store::{self, Store},
+    },
+};
 
 /// How long to wait after something could not be mended: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
