@@ -16,7 +16,7 @@ use actors::forwarder::post::{self, Target};
 use actors::listener::Live;
 use actors::metrics::Place;
 use actors::spool::open;
-use actors::spool::store::Sync;
+use actors::spool::store::Durability;
 use actors::spool::{self, Policy, WhenFull};
 use actors::tls::Outgoing;
 use actors::{collector, forwarder, keystone_auth};
@@ -304,8 +304,8 @@ pub(super) fn spool(settings: &Settings) -> spool::Options {
             SpoolPlace::File(path) => open::Place::File(path.clone()),
         },
         sync: match settings.spool_sync {
-            SpoolSync::Normal => Sync::Normal,
-            SpoolSync::Full => Sync::Full,
+            SpoolSync::Normal => Durability::Normal,
+            SpoolSync::Full => Durability::Full,
         },
         encoding: encoding(settings),
         policy: Policy {

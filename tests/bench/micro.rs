@@ -18,7 +18,7 @@ use actors::core::payload;
 use actors::core::queue::Queue;
 use actors::core::row::{Array, Rows};
 use actors::spool::open::Place;
-use actors::spool::store::Sync;
+use actors::spool::store::Durability;
 use actors::spool::{Ask, Batch, Options, Policy, Spool, WhenFull};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use load::{FRAME, Protocol};
@@ -182,7 +182,7 @@ fn spool(c: &mut Criterion) {
         let open = |folder: &TempDir| {
             let options = Options {
                 place: Place::File(folder.path().join("spool.db")),
-                sync: Sync::Normal,
+                sync: Durability::Normal,
                 encoding,
                 policy: Policy {
                     bytes_max: 1 << 40,

@@ -25,7 +25,7 @@ pub use self::{
     rescue::{Rescued, rescue, start_anew},
     salvage::{Known, Salvage, set_aside},
 };
-use super::store::{Store, Sync, VERSION};
+use super::store::{Durability, Store, VERSION};
 
 pub(super) use self::{
     migrate::compare,
@@ -151,7 +151,7 @@ impl OpenError {
 ///
 /// # Errors
 /// [`OpenError`]; a damaged file is none.
-pub fn open(place: &Place, sync: Sync, now: SystemTime) -> Result<Opened, OpenError> {
+pub fn open(place: &Place, sync: Durability, now: SystemTime) -> Result<Opened, OpenError> {
     let Place::File(path) = place else {
         let memory = PathBuf::from(":memory:");
         let store = Connection::open_in_memory().and_then(|db| Store::new(db, sync));
@@ -238,7 +238,7 @@ fn judge(path: &Path, looked: io::Result<Whose>) -> Result<Whose, OpenError> {
 /// Opens the file, or sets it aside and starts a new one with what can be read of it.
 fn open_or_set_aside(
     path: &Path,
-    sync: Sync,
+    sync: Durability,
     now: SystemTime,
 ) -> Result<(Store, Option<Salvage>), OpenError> {
     salvage::finish(path)?;
@@ -332,7 +332,7 @@ fn connection(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, flags)
 }
 
-fn connect(path: &Path, sync: Sync) -> rusqlite::Result<Store> {
+fn connect(path: &Path, sync: Durability) -> rusqlite::Result<Store> {
     let db = connection(path)?;
     db.busy_timeout(super::store::BUSY_TIMEOUT)?;
     let migrated = migrate::migrate(&db, path)?;

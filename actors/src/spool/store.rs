@@ -108,7 +108,7 @@ CREATE TABLE ledger (
 
 /// How much of what is written survives what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sync {
+pub enum Durability {
     /// Everything that is written survives the end of the process, however sudden.
     Normal,
     /// And a power cut.
@@ -127,7 +127,7 @@ impl Store {
     ///
     /// # Errors
     /// SQLite's. A file without our tables, or of another version, is `SQLITE_CORRUPT`.
-    pub fn new(db: Connection, sync: Sync) -> Result<Self> {
+    pub fn new(db: Connection, sync: Durability) -> Result<Self> {
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.pragma_update(None, "page_size", PAGE_BYTES)?;
         db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -151,8 +151,8 @@ impl Store {
             None,
             "synchronous",
             match sync {
-                Sync::Normal => "NORMAL",
-                Sync::Full => "FULL",
+                Durability::Normal => "NORMAL",
+                Durability::Full => "FULL",
             },
         )?;
         Ok(store)

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    store::{Letters, Sync},
+    store::{Durability, Letters},
     *,
 };
 use crate::core::{
@@ -51,7 +51,7 @@ impl World {
         let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
         let mut options = Options {
             place: Place::File(folder.path().join("spool.db")),
-            sync: Sync::Normal,
+            sync: Durability::Normal,
             encoding: Encoding::Deflate,
             policy: Policy {
                 bytes_max: 1 << 20,

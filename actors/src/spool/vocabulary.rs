@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     open::{Migrated, Place, Salvage},
-    store::Sync,
+    store::Durability,
 };
 use crate::core::{
     chunk::{Chunk, Encoding},
@@ -81,7 +81,7 @@ pub struct Options {
     /// Where it is.
     pub place: Place,
     /// What its writes survive.
-    pub sync: Sync,
+    pub sync: Durability,
     /// How chunks are kept.
     pub encoding: Encoding,
     /// What may change while it is open.

@@ -15,7 +15,7 @@ use super::{
     FOLDER_MODE, Guard, Known, OpenError, Salvage, connect, look, look_alone, make, remove, remove_one,
     salvage, whose::folder_of, with_suffix,
 };
-use crate::spool::store::{Store, Sync};
+use crate::spool::store::{Durability, Store};
 
 /// A spool that has its name again.
 pub struct Rescued {
@@ -36,7 +36,7 @@ pub(super) const RESCUED: &str = ".rescued";
 /// # Errors
 /// [`OpenError`]: `NotOurs` if something that is no spool has the name now, `Held` if another daemon has it, or whatever
 /// keeps a copy from being made. The old store is as good as before, and this can be tried again.
-pub fn rescue(store: &Store, sync: Sync, now: SystemTime) -> Result<Option<Rescued>, OpenError> {
+pub fn rescue(store: &Store, sync: Durability, now: SystemTime) -> Result<Option<Rescued>, OpenError> {
     match store.guard() {
         Some(guard) => put(guard, sync, now, |copy| copy_to(store.db(), copy)).map(Some),
         None => Ok(None),
@@ -49,7 +49,7 @@ pub fn rescue(store: &Store, sync: Sync, now: SystemTime) -> Result<Option<Rescu
 /// As [`rescue`].
 pub fn start_anew(
     store: &Store,
-    sync: Sync,
+    sync: Durability,
     now: SystemTime,
     cause: String,
     known: Known,
@@ -75,7 +75,7 @@ pub fn start_anew(
 /// Puts a new spool in the place of the one that a guard knows.
 fn put(
     guard: &Guard,
-    sync: Sync,
+    sync: Durability,
     now: SystemTime,
     write: impl FnOnce(&Path) -> rusqlite::Result<()>,
 ) -> Result<Rescued, OpenError> {

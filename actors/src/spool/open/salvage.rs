@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{OpenError, connect, remove, remove_one, rescue::RESCUED, whose, with_suffix};
 use crate::{
     core::{ledger::Ledger, queue::ChunkId},
-    spool::store::{self, LaneNumber, Loaded, Store, Sync},
+    spool::store::{self, Durability, LaneNumber, Loaded, Store},
 };
 
 /// What became of a damaged file.
@@ -52,7 +52,7 @@ pub struct Known {
 /// [`OpenError`] if it cannot be renamed, or a new one cannot be made.
 pub fn set_aside(
     path: &Path,
-    sync: Sync,
+    sync: Durability,
     now: SystemTime,
     cause: String,
     known: Option<Known>,

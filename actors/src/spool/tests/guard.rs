@@ -189,7 +189,7 @@ fn what_a_failed_salvage_left_is_gone_after_a_clean_start() {
 
 /// What was amiss; the spool that has its name again.
 fn rescued(opened: Opened, put_before: u32) -> Rescued {
-    let rescued = rescue(&opened.store, Sync::Normal, std::time::SystemTime::now()).unwrap().unwrap();
+    let rescued = rescue(&opened.store, Durability::Normal, std::time::SystemTime::now()).unwrap().unwrap();
     assert_eq!(rescued.store.still_ours(), Ok(()));
     assert_eq!(rescued.store.ledger().unwrap(), opened.store.ledger().unwrap());
     assert_eq!(rescued.store.uuid().unwrap(), opened.store.uuid().unwrap());
@@ -258,7 +258,7 @@ fn a_spool_whose_name_something_else_has_goes_on_and_nothing_is_touched() {
     fs::remove_file(folder.spool()).unwrap();
     fs::write(folder.spool(), "theirs").unwrap();
     let names = folder.names();
-    let again = || rescue(&opened.store, Sync::Normal, std::time::SystemTime::now());
+    let again = || rescue(&opened.store, Durability::Normal, std::time::SystemTime::now());
     assert!(matches!(again(), Err(OpenError::NotOurs { .. })));
     assert_eq!((folder.names(), fs::read(folder.spool()).unwrap()), (names, b"theirs".to_vec()));
     put(&opened.store, 2, "b", 7);

@@ -204,7 +204,7 @@ fn a_spool_that_lost_its_file_on_a_full_disk_gets_it_back_once_there_is_room() {
     }
     fs::remove_file(disk.spool()).unwrap();
     let filled = disk.fill(0);
-    let again = || open::rescue(&opened.store, Sync::Normal, std::time::SystemTime::now());
+    let again = || open::rescue(&opened.store, Durability::Normal, std::time::SystemTime::now());
     assert!(again().is_err());
     assert_eq!(disk.0.names(), ["somebody-else", "spool.db-shm", "spool.db-wal", "spool.db.lock"]);
     assert_eq!(rows_in(&opened), 120_000);

@@ -36,7 +36,7 @@ fn a_file_that_is_deleted_replaced_or_loses_its_log_while_the_spool_runs_is_writ
             "replaced" => {
                 drop(open::open(
                     &Place::File(folder.join("other.db")),
-                    store::Sync::Normal,
+                    store::Durability::Normal,
                     std::time::SystemTime::now(),
                 ));
                 fs::rename(folder.join("other.db"), folder.join("spool.db")).unwrap();

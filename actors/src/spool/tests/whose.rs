@@ -42,7 +42,7 @@ impl Folder {
 }
 
 pub(super) fn start(path: &Path) -> Result<Opened, OpenError> {
-    open(&Place::File(path.to_owned()), Sync::Normal, SystemTime::now())
+    open(&Place::File(path.to_owned()), Durability::Normal, SystemTime::now())
 }
 
 /// Says that a test was not run, and why.
