@@ -267,7 +267,9 @@ fn ready_but_not_delivering_while_a_setting_is_wrong() {
     assert!(why.contains("a setting must be wrong") && why.contains("404"), "{why}");
     assert_eq!(daemon.get("/healthz").0, 200, "starting it again would not mend a setting");
     assert_eq!(daemon.count("buffered"), 5);
-    daemon.expect_times_said("check --blueflood", 1);
+    let said = daemon.expect_said("Blueflood refuses everything, which only a change can mend");
+    assert_eq!(said["next"], "check --blueflood and --tenant");
+    daemon.expect_times_said("Blueflood refuses everything", 1);
 }
 
 #[test]
