@@ -125,3 +125,63 @@ fn an_index_that_was_wrong_makes_the_daemon_ill_for_an_hour_and_stays_counted() 
         status.audit_failures == 2 && status.audit_failed_ms >= Some(at)
     });
 }
+
+/// The model asks for one thing at a time; the daemon's actors do not. What they ask together is carried out in one turn,
+/// and settlements before the rest.
+#[test]
+fn whatever_is_asked_together_no_lease_is_given_twice_and_every_row_is_settled_once() {
+    proptest!(ProptestConfig::with_cases(24), |(held: bool, steps in prop::collection::vec((1u32..40, 0u8..6), 1..40))| {
+        let hold = if held { Duration::from_secs(3_600) } else { Duration::ZERO };
+        let world = World::new(|options| options.policy.hold = hold);
+        let spool = world.spool();
+        let (mut given, mut received) = (Vec::<Granted>::new(), 0);
+        let ask = || Ask { payloads: 2, bounds: Bounds { rows_max: 30, bytes_max: 1 << 20 }, due: Due::All, apart: false };
+        let ids = |granted: &Granted| -> Vec<ChunkId> {
+            granted.payloads.iter().flat_map(|payload| &payload.leases).map(|lease| lease.meta.id).collect()
+        };
+        for (i, (n, kind)) in steps.into_iter().enumerate() {
+            world.decode(n, 0);
+            received += u64::from(n);
+            let batch = Arc::new(Batch::new(rows(&format!("r{i}"), n), now_ms()));
+            let settled = given.pop();
+            let fate = match kind {
+                0 => always_fails(),
+                1 => Fate::Acknowledged { whole_look: false },
+                _ => DELIVERED,
+            };
+            let chunks = settled.as_ref().map(&ids).unwrap_or_default();
+            // One thread: all of them are asked before it waits for any answer.
+            let (before, appended, settling, after) = wait(async {
+                tokio::join!(
+                    spool.lease(ask()),
+                    spool.append(batch),
+                    spool.settle(chunks, fate),
+                    async {
+                        if kind == 5 { spool.give_back().await.map(drop)?; }
+                        spool.lease(ask()).await
+                    },
+                )
+            });
+            prop_assert!(appended.is_ok() && settling.is_ok());
+            drop(settled);
+            given.extend([before.unwrap(), after.unwrap()]);
+            let mut leased: Vec<_> = given.iter().flat_map(ids).collect();
+            let all = leased.len();
+            leased.sort_unstable();
+            leased.dedup();
+            prop_assert_eq!(leased.len(), all, "one chunk is on its way twice");
+            prop_assert_eq!(world.ledger().received, received);
+        }
+        drop(given);
+        wait(spool.give_back()).unwrap();
+        loop {
+            let granted = world.lease(4, 30);
+            let rest = ids(&granted);
+            if rest.is_empty() { break }
+            world.settle(&rest, DELIVERED);
+        }
+        let ledger = world.ledger();
+        prop_assert_eq!(ledger.delivered + sum(&ledger.refused), received);
+        prop_assert_eq!(ledger.buffered(), 0);
+    });
+}
