@@ -1,10 +1,10 @@
 //! Owns who looks on while datapoints pass: the open taps, each with its glob, its bounds and its channel. A tap never
 //! makes who decodes wait, takes a bounded share of its time, and never touches the ledger.
 //!
-//! While there is no tap, decoding asks once for each frame, and that is all it costs. While there is one, it looks at
-//! a frame as a whole or not at all: at every nth of them, so that each name of a frame has the same chance. What that
-//! took of time and of lines is charged afterwards to a bucket of tokens, and n follows from what comes back into it. So
-//! neither a slow glob, a long name nor a slow machine matters, and what nobody looked at is counted.
+//! While there is no tap, decoding asks once for each frame, and that is all it costs. While there is one, it begins to look
+//! at a frame if the buckets of time and of lines hold tokens, and else leaves the whole frame alone. What a look took is
+//! charged to the buckets afterwards. So neither a slow glob, a long name nor a slow machine matters, and what nobody
+//! looked at is counted.
 
 mod bucket;
 mod glob;

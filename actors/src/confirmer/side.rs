@@ -18,6 +18,9 @@ const ASK_EVERY: Duration = Duration::from_secs(60);
 /// The same in the first minutes: where a host was started with all that runs on it, Blueflood takes longer than we do.
 const ASK_EVERY_FIRST: Duration = Duration::from_secs(5);
 
+/// How long the first minutes are.
+const FIRST: Duration = Duration::from_secs(300);
+
 /// One that was seen to be of another Blueflood is tried again after so long.
 const ASK_ANOTHER_EVERY: Duration = Duration::from_secs(600);
 
@@ -25,17 +28,14 @@ const ASK_ANOTHER_EVERY: Duration = Duration::from_secs(600);
 /// One whose store is away answers with an error, and one whose store came back lacks rows once.
 const NOT_THERE_MAX: u32 = 3;
 
-/// These first minutes.
-const FIRST: Duration = Duration::from_secs(300);
-
 /// Where Blueflood's query service is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Side {
     /// There is none for us.
     Off,
-    /// Here, if something answers there as it does.
+    /// At this URL, if something answers there as a query service does.
     Auto(String),
-    /// Here.
+    /// At this URL.
     At(String),
 }
 
@@ -55,7 +55,7 @@ impl Options {
     }
 
     /// Whether the settings leave all of it to us: where it is, and whether it is used.
-    fn is_left_to_us(&self) -> bool {
+    pub(super) fn is_left_to_us(&self) -> bool {
         matches!(self.side, Side::Auto(_)) && self.way.is_none()
     }
 }
@@ -118,7 +118,7 @@ impl Finding {
         options.has_to_ask() && unsure && is_time
     }
 
-    /// Whether something answered as a query service does.
+    /// Takes note of whether something answered as a query service does.
     fn answered(&mut self, is_there: bool) {
         (self.another_at, self.not_there) = (None, 0);
         if is_there {
@@ -139,12 +139,12 @@ impl Finding {
         self.proven = true;
     }
 
-    /// Whether Blueflood took a witness; `is_absent`: it did, and the query service says that it is not there. True if that
-    /// tells that the query service is of another Blueflood.
-    pub(super) fn witnessed(&mut self, took: bool, is_absent: bool, options: &Options) -> bool {
+    /// Takes note of a witness: `took`, whether Blueflood took it; `is_absent`, whether the query service says that it is not
+    /// there. True if the query service must be that of another Blueflood.
+    pub(super) fn witnessed(&mut self, took: bool, is_absent: bool, is_left_to_us: bool) -> bool {
         self.took_witness = took;
         self.not_there = if is_absent { self.not_there.saturating_add(1) } else { 0 };
-        let is_of_another = options.is_left_to_us() && !self.proven && self.not_there >= NOT_THERE_MAX;
+        let is_of_another = is_left_to_us && !self.proven && self.not_there >= NOT_THERE_MAX;
         if is_of_another {
             (self.found, self.another_at) = (Some(false), Some(Instant::now()));
         }
@@ -179,8 +179,8 @@ impl Confirmer {
         }
     }
 
-    /// What answers as a query service is of another Blueflood.
-    pub(super) fn is_of_another(&mut self, ctx: &mut Context<Self>) {
+    /// Looks no more where a query service of another Blueflood answers, and says so.
+    pub(super) fn leave_the_other_alone(&mut self, ctx: &mut Context<Self>) {
         warn!(self.log, "what answers as Blueflood's query service does not show what Blueflood takes: it is of another \
                          one, and not used; set --query to the right one, or off";
             "query" => self.options.side.url().unwrap_or_default());
@@ -215,5 +215,51 @@ impl Confirmer {
             self.said_way = Some(way);
         }
         self.event(Event::Configured(way), ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that answered when it was asked, and whose witnesses are looked for.
+    fn found() -> Finding {
+        let mut finding = Finding::default();
+        finding.answered(true);
+        finding
+    }
+
+    #[test]
+    fn one_that_is_taken_away_counts_as_gone_when_it_was_missed_twice_while_blueflood_took_witnesses() {
+        let mut finding = found();
+        (0..5).for_each(|_| finding.answered(false));
+        assert_eq!(finding.found, Some(true), "Blueflood itself may be away");
+        finding.took_witness = true;
+        finding.answered(false);
+        assert_eq!(finding.found, Some(true), "once is no proof");
+        finding.answered(true);
+        finding.answered(false);
+        assert_eq!(finding.found, Some(true), "it has answered since");
+        finding.answered(false);
+        assert_eq!(finding.found, Some(false));
+    }
+
+    #[test]
+    fn one_that_never_showed_a_row_is_anothers_after_three_absent_witnesses_and_a_proven_one_never() {
+        for (proven, left_to_us, is_anothers) in
+            [(false, true, true), (true, true, false), (false, false, false)]
+        {
+            let mut finding = found();
+            if proven {
+                finding.proves();
+            }
+            assert!(!(1..NOT_THERE_MAX).any(|_| finding.witnessed(true, true, left_to_us)));
+            assert_eq!(finding.witnessed(true, true, left_to_us), is_anothers);
+            assert_eq!(finding.found, Some(!is_anothers));
+        }
+        let mut finding = found();
+        for is_absent in [true, true, false, true, true] {
+            assert!(!finding.witnessed(true, is_absent, true), "three in a row");
+        }
     }
 }

@@ -76,8 +76,8 @@ impl Confirmer {
     fn witnessed(&mut self, witnessed: Witnessed, ctx: &mut Context<Self>) {
         let took = !matches!(witnessed, Witnessed::NotTaken(_));
         let is_absent = matches!(witnessed, Witnessed::NotThere);
-        if self.finding.witnessed(took, is_absent, &self.options) {
-            self.is_of_another(ctx);
+        if self.finding.witnessed(took, is_absent, self.options.is_left_to_us()) {
+            self.leave_the_other_alone(ctx);
             return;
         }
         let outcome = match witnessed {
