@@ -1,5 +1,7 @@
 //! Settings that are read again: what a daemon that runs can take of them, and what waits for a restart.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn reread(before: &str, after: &str) -> (Loaded, Changes) {
@@ -44,4 +46,18 @@ fn nothing_that_is_the_same_counts_as_a_change() {
 fn a_key_that_changes_is_not_shown() {
     let (_, changes) = reread("--user a --key s3cret", "--user a --key s4cret");
     assert_eq!(changes.now, ["key from ******** to ********"]);
+}
+
+/// The list stands in the table, and once more in words for an operator.
+#[test]
+fn the_text_about_settings_names_what_only_a_restart_changes() {
+    let text = include_str!("../../../config/settings.md");
+    let (_, after) = text.split_once("Only a restart can change").unwrap();
+    let (sentence, _) = after.split_once("whether there is a `user` at all").unwrap();
+    let named: BTreeSet<&str> = sentence.split('`').skip(1).step_by(2).collect();
+    // Which file is read is no setting of a file.
+    let always = TABLE.iter().filter(|setting| setting.restart == Restart::Always && setting.key != "config");
+    assert_eq!(named, always.map(|setting| setting.key).collect());
+    let in_part = TABLE.iter().filter(|setting| setting.restart == Restart::WhereSetOrUnset);
+    assert!(in_part.map(|setting| setting.key).eq(["user"]));
 }
