@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -186,7 +186,15 @@ impl Fault {
             Fault::LogRemoved => fs::remove_file(beside("-wal")).unwrap(),
             Fault::IndexRemoved => fs::remove_file(beside("-shm")).unwrap(),
             Fault::LockRemoved => fs::remove_file(beside(".lock")).unwrap(),
-            Fault::FolderRemoved => fs::remove_dir_all(folder).unwrap(),
+            // The daemon may notice half-way, and make a new file meanwhile: then the folder is not empty at the end.
+            Fault::FolderRemoved => {
+                let removed = until(|| match fs::remove_dir_all(&folder) {
+                    Ok(()) => true,
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => false,
+                    Err(error) => panic!("{error}"),
+                });
+                assert!(removed);
+            }
             Fault::FolderRenamed => fs::rename(&folder, folder.with_extension("away")).unwrap(),
         }
         Box::new(|| {})
